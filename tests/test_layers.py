@@ -40,9 +40,9 @@ WRITING = {
 }  # fmt: skip
 # Lines of a room. A commit that needs more raises the number here, and says why.
 BUDGET = {
-    "__init__": 27, "__main__": 3, "cli": 1844, "core": 1681, "data": 2079, "detectors": 3992, "evaluation": 1138,
-    "extraction": 911, "fitting": 226, "gradients": 3089, "guard": 1632, "metrics": 863, "networks": 1084,
-    "perturbations": 1802, "preflight": 70, "probes": 751, "records": 644, "report": 2857, "tasks": 653,
+    "__init__": 27, "__main__": 3, "cli": 1905, "core": 1681, "data": 2079, "detectors": 4191, "evaluation": 1138,
+    "extraction": 911, "fitting": 226, "gradients": 3089, "guard": 1834, "metrics": 863, "networks": 1084,
+    "perturbations": 1802, "preflight": 70, "probes": 751, "records": 644, "report": 3109, "tasks": 653,
     "trainer": 271,
 }  # fmt: skip
 

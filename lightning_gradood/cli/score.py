@@ -20,6 +20,7 @@ from lightning_gradood.cli.plain import SWITCH, plain, refuse_existing
 if TYPE_CHECKING:  # torch takes seconds to import, and `--help` needs none of it
     from lightning_gradood.core import PassedOver
     from lightning_gradood.guard import FileVerdict, Guard
+    from lightning_gradood.report import Triage
 
     Explain = tuple[list[str], Callable[[FileVerdict, str], dict[str, float | None]]]
 
@@ -54,6 +55,7 @@ def score(
     by_class: bool = False,
     explain: NonNegativeInt | None = None,
     threshold: float | None = None,
+    triage: str | None = None,
     batch_size: PositiveInt | None = None,
     processes: PositiveInt = 1,
     device: str = "cpu",
@@ -75,6 +77,7 @@ def score(
         explain: add what each reading contributes to the score as columns, and with --output figures of the first N images
             (default: 8) in a folder beside it.
         threshold: flag images that score above this.
+        triage: a folder for a page of flagged images in groups, and a table to mark them in for `refit`.
         batch_size: images read together; by default as when the guard was calibrated.
         processes: that share the files; with --device cuda each on another device.
         device: where the network runs, e.g. cuda.
@@ -98,16 +101,11 @@ def score(
     if output and Path(output).suffix.lower() not in ENDINGS:
         raise Refusal(f"`--output` should end in {', '.join(ENDINGS)}. Got `--output {output}`. Name the format so.")
     figures = Path(output).with_suffix("") if output and explain else None
-    for place in (output, figures):
+    for flag, place in (("--output", output), ("--output", figures), ("--triage", triage)):
         if place:
-            refuse_existing("--output", Path(place), overwrite)
-    loaded = Guard.load(guard, trust or (), device)
-    if threshold is not None:
-        loaded = loaded.with_threshold(threshold)
-    if false_positive_rate is not None:
-        loaded = loaded.with_false_positive_rate(false_positive_rate)
-    if by_class:
-        loaded = loaded.with_class_thresholds()
+            refuse_existing(flag, Path(place), overwrite)
+    loaded = _flagging(Guard.load(guard, trust or (), device), threshold, false_positive_rate, by_class)
+    collected = _triage() if triage else None
     passed, counts, found = PassedOver(), Counter[str](), Counter[tuple[str | None, bool]]()
     paths, again = itertools.tee(_paths(images, passed))
     if processes == 1:
@@ -128,6 +126,8 @@ def score(
         for verdict, path in zip(verdicts, again, strict=True):
             counts.update(files=1, unreadable=int(verdict.error is not None), flagged=int(bool(verdict.flagged)))
             found[verdict.prediction, bool(verdict.flagged)] += 1
+            if collected:
+                collected.add(path, verdict)
             yield asdict(verdict) | (explained(verdict, path) if explained else {})
         if not counts["files"]:  # raised inside, so that no empty file takes an older one's place
             places = "standard input" if images in _LISTED else ", ".join(map(printable, images))
@@ -137,7 +137,9 @@ def score(
     with writing_refused(Path("standard output"), "--output"):  # a file has its own sentence
         write_rows(rows(), columns, Path(output) if output else None)
     told = [_summary(counts, loaded, false_discovery_rate), *_class_lines(found, loaded)]
-    lines = (*told, passed.sentence("folders"), output and f"scores: {output}")
+    lines = [*told, passed.sentence("folders"), output and f"scores: {output}"]
+    if triage and collected:
+        lines.append(collected.write(Path(triage), loaded, guard, max_megapixels))
     sys.stderr.writelines(f"{line}\n" for line in lines if line)
     return UNREADABLE if counts["unreadable"] else 0
 
@@ -160,6 +162,21 @@ def _paths(images: list[str], passed: "PassedOver") -> Iterator[str]:
             f"`score` should be given files or folders that exist. Got `{printable(images[0])}`. Correct the path."
         )
     return image_paths(images, passed)
+
+
+def _flagging(guard: "Guard", threshold: float | None, rate: float | None, by_class: bool) -> "Guard":
+    """The guard with the rule that was asked for."""
+    if threshold is not None:
+        guard = guard.with_threshold(threshold)
+    if rate is not None:
+        guard = guard.with_false_positive_rate(rate)
+    return guard.with_class_thresholds() if by_class else guard
+
+
+def _triage() -> "Triage":
+    from lightning_gradood.report import Triage  # takes seconds to import
+
+    return Triage()
 
 
 def _discovered(verdicts: Iterable["FileVerdict"], rate: float) -> Iterator["FileVerdict"]:

@@ -12,13 +12,14 @@ VERBS = {
     "detect": "Extract what is missing, fit every detector on every anomaly source, report.",
     "score": "Score image files or folders with a guard that `detect` has saved.",
     "export": "Write a guard as one ONNX file, which needs no torch.",
+    "refit": "Make a guard that knows what a person has marked among the images of `score --triage`.",
     "drift": "Compare the scores of new images with those of images as usual.",
     "compare": "Put the results of several runs side by side on one page.",
     "configs": "List the experiment files and sweeps that come with the package, and copy them.",
     "dashboard": "Save a workspace and a report in W&B that show the runs of a project.",
     "benchmark": "Run several experiment files and seeds, write the paper's two tables and a page.",
 }
-ALONE = {verb: verb for verb in ("score", "export", "drift")} | dict.fromkeys(
+ALONE = {verb: verb for verb in ("score", "export", "refit", "drift")} | dict.fromkeys(
     ("compare", "configs", "dashboard"), "small_verbs"
 )
 """Verbs without an experiment, each with the module of its function."""

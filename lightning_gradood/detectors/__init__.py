@@ -27,6 +27,7 @@ over the images, and are measured on the same records:
   `no_anomalies`;
 - gradients of layers: `GROOD` (by an outlier prototype), `NAC` (of neurons), `GradPCA` (between classes' mean gradients);
 - any detector of pytorch-ood, through `PytorchOOD`, named by its own class path;
+- `KnownAnomalies`, a detector for anomalies of any kind beside a regression on known ones;
 - `ImageStatistics`, an audit that does not run the network: where it does well, a source is easy for a reason other
   than what the images show.
 """
@@ -34,7 +35,7 @@ over the images, and are measured on the same records:
 from lightning_gradood.detectors.activations import ASH, DICE, SCALE, ReAct
 from lightning_gradood.detectors.adascale import AdaSCALE, PerturbedFeaturesProbe
 from lightning_gradood.detectors.class_patterns import SHE, KLMatching
-from lightning_gradood.detectors.combined import Combined, FittedCombined, Tuned
+from lightning_gradood.detectors.combined import Combined, EmpiricalTail, FittedCombined, Tuned
 from lightning_gradood.detectors.consistency import Consistency, ViewsProbe, ViewsSoftmax
 from lightning_gradood.detectors.detector import (
     Detector,
@@ -51,6 +52,7 @@ from lightning_gradood.detectors.gaussians import GradientGaussian, MahalanobisP
 from lightning_gradood.detectors.gradpca import GradPCA, GradPCAProbe
 from lightning_gradood.detectors.grood import GROOD, FromNoiseProbe
 from lightning_gradood.detectors.image_statistics import ImageStatistics, ImageStatisticsProbe
+from lightning_gradood.detectors.known_anomalies import FittedKnownAnomalies, KnownAnomalies, readings
 from lightning_gradood.detectors.last_layer import FDBD, NCI, NNGuide, ViM
 from lightning_gradood.detectors.mahalanobis import RMDS, RMDSPP, Mahalanobis, MahalanobisPPPaper, MahalanobisProbe
 from lightning_gradood.detectors.mlp import MLP, FittedMLP, TrainedDetector, UntrainedMLP, fit_all
@@ -73,11 +75,13 @@ from lightning_gradood.detectors.weighted import Weighted
 
 __all__ = [
     "ASH", "DICE", "FDBD", "GEN", "GROOD", "KNN", "LID", "MLP", "NAC", "NCI", "ODIN", "RMDS", "RMDSPP", "SCALE",
-    "SHE", "AdaSCALE", "Baseline", "Combined", "Consistency", "Detector", "Energy", "Fitted", "FittedCombined", "FittedMLP",
-    "FixedDetector", "FromNoiseProbe", "GradNorm", "GradNormProbe", "GradPCA", "GradPCAProbe", "GradientGaussian",
-    "GradientKNN", "ImageStatistics", "ImageStatisticsProbe", "KLMatching", "Mahalanobis", "MahalanobisPP",
-    "MahalanobisPPPaper", "MahalanobisProbe", "MaxLogit", "NNGuide", "NeuronLayer", "NeuronProbe", "OdinProbe",
-    "PerturbedFeaturesProbe", "PytorchOOD", "PytorchOODProbe", "ReAct", "SavedDetector", "SyntheticOutliers",
-    "TensorReadings", "TrainedDetector", "Tuned", "UntrainedMLP", "ViM", "ViewsProbe", "ViewsSoftmax", "Weighted", "classes_of",
-    "fit_all", "load_detector", "normal_training_records", "save_detector", "score_in_blocks", "tensor_score",
+    "SHE", "AdaSCALE", "Baseline", "Combined", "Consistency", "Detector", "EmpiricalTail", "Energy", "Fitted",
+    "FittedCombined", "FittedKnownAnomalies", "FittedMLP", "FixedDetector", "FromNoiseProbe", "GradNorm",
+    "GradNormProbe", "GradPCA", "GradPCAProbe", "GradientGaussian", "GradientKNN", "ImageStatistics",
+    "ImageStatisticsProbe", "KLMatching", "KnownAnomalies", "Mahalanobis", "MahalanobisPP", "MahalanobisPPPaper",
+    "MahalanobisProbe", "MaxLogit", "NNGuide", "NeuronLayer", "NeuronProbe", "OdinProbe", "PerturbedFeaturesProbe",
+    "PytorchOOD", "PytorchOODProbe", "ReAct", "SavedDetector", "SyntheticOutliers", "TensorReadings",
+    "TrainedDetector", "Tuned", "UntrainedMLP", "ViM", "ViewsProbe", "ViewsSoftmax", "Weighted", "classes_of",
+    "fit_all", "load_detector", "normal_training_records", "readings", "save_detector", "score_in_blocks",
+    "tensor_score",
 ]  # fmt: skip

@@ -119,6 +119,10 @@ class Combined(_OfSeveral):
         return max(20, self.folds, math.ceil(super().fewest * self.folds / (self.folds - 1)))
 
     @override
+    def parts(self, fitted: Fitted, records: Records) -> dict[str, np.ndarray]:
+        return dict(zip([one.name for one in self.detectors], fitted.parts(records), strict=True))  # type: ignore[attr-defined]
+
+    @override
     def fit(self, records: Records, seed: int) -> Fitted:
         fold_of, synthetic = self._folds(records, seed)
         train = (records.column("split") == "train") & ((records.anomalous == 0) | synthetic)
@@ -156,9 +160,13 @@ class FittedCombined(Fitted):
 
     @override
     def score(self, records: Records) -> np.ndarray:
+        return np.asarray(self.parts(records).sum(axis=0))
+
+    def parts(self, records: Records) -> np.ndarray:
+        """What each member adds to the score, float64 [members, n]."""
         pairs = zip(self.members, self.tails, strict=True)
         surprises = np.stack([tail.surprise(one.score(records)) for one, tail in pairs])
-        return np.asarray((self.weights[:, None] * by_rule(surprises, self.rule)).sum(axis=0))
+        return np.asarray(self.weights[:, None] * by_rule(surprises, self.rule))
 
 
 def by_rule(surprises: np.ndarray, rule: Rule) -> np.ndarray:

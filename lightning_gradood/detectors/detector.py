@@ -90,6 +90,10 @@ class Detector(Component, ABC):
             return self
         return replace(self, label_designs=list(label_designs))  # type: ignore[type-var]  # settings are dataclasses
 
+    def parts(self, fitted: Fitted, records: Records) -> dict[str, np.ndarray]:
+        """What each of its parts says of the records, float64 [n] by the part's name, higher = more anomalous."""
+        return {self.name: fitted.score(records)}
+
     @abstractmethod
     def fit(self, records: Records, seed: int) -> Fitted:
         """Fit on the rows whose `split` is `train`, select on those whose split is `val`.

@@ -22,6 +22,7 @@ from lightning_gradood.detectors.combined import TAIL, EmpiricalTail, FittedComb
 from lightning_gradood.detectors.consistency import FittedConsistency, ViewsProbe, ViewsSoftmax
 from lightning_gradood.detectors.detector import Fitted
 from lightning_gradood.detectors.gaussians import ClassGaussian, FittedMahalanobisPP
+from lightning_gradood.detectors.known_anomalies import FittedKnownAnomalies
 from lightning_gradood.detectors.last_layer import FittedFDBD, FittedNCI, FittedNNGuide, FittedViM
 from lightning_gradood.detectors.logistic import Logistic
 from lightning_gradood.detectors.mahalanobis import FittedMahalanobis, FittedRMDS
@@ -194,6 +195,17 @@ def _(fitted: FittedCombined, read: TensorReadings) -> Tensor:
     pairs = zip(fitted.members, fitted.tails, strict=True)
     surprises = torch.stack([_surprise(tail, tensor_score(one, read)) for one, tail in pairs])
     return _tensor(fitted.weights) @ (surprises if fitted.rule == "fisher" else surprises.square())
+
+
+@tensor_score.register
+def _(fitted: FittedKnownAnomalies, read: TensorReadings) -> Tensor:
+    earlier, parts = tensor_score(fitted.earlier, read), list[Tensor]()  # which refuses gradients
+    for probe in fitted.reads:
+        values = read.values[probe.name]
+        parts += [values, _confidence(values)] if isinstance(probe, LogitsProbe) else [values]
+    scores = [earlier, *(_logit(model, torch.cat(parts, dim=1)) for model in fitted.models)]
+    surprises = [_surprise(tail, one) for tail, one in zip(fitted.tails, scores, strict=True)]
+    return (torch.stack(surprises) + _tensor(np.log(fitted.shares))[:, None]).amax(dim=0)
 
 
 def _refusal(got: str) -> Refusal:

@@ -22,8 +22,8 @@ class KnownImages(Component):
     Args:
         names: of n images: the absolute path of a file, or an id.
         marks: `normal`, or the name of an anomaly.
-        parts: `train` for images to fit a detector on, `val` for those that the guard is calibrated on, `marked` for
-            those that a person has marked.
+        parts: `train` for images to fit a detector on, `val` for those that the guard is calibrated on; after a refit
+            `marked` for those that a person has marked, `not flagged` for others beside them.
         predictions: of the classifier, int64 [n].
         values: probe to what it reads, [n, width].
     """
@@ -44,6 +44,13 @@ class KnownImages(Component):
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def at(self, rows: np.ndarray) -> Self:
+        """Some of them, int or bool [n]."""
+        rows = np.arange(len(self))[rows]
+        names, marks, parts = ([one[row] for row in rows] for one in (self.names, self.marks, self.parts))
+        values = {name: own[rows] for name, own in self.values.items()}
+        return type(self)(names, marks, parts, self.predictions[rows], values)
 
     def __add__(self, other: Self) -> Self:
         values = {name: np.concatenate([own, other.values[name]]) for name, own in self.values.items()}

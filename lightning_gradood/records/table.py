@@ -346,7 +346,7 @@ def read_rows(path: Path) -> dict[str, list[Any]]:
 
 
 def _read_csv(path: Path) -> pa.Table:
-    text = dict.fromkeys(("path", "prediction", "label", "error"), pa.string())
+    text = dict.fromkeys(("path", "prediction", "label", "error", "mark"), pa.string())
     return pyarrow.csv.read_csv(path, convert_options=pyarrow.csv.ConvertOptions(column_types=text))
 
 

@@ -153,6 +153,7 @@ def cases():
         }),
         (features, {
             "mlp_more": detectors.MLP([], more), "combined": detectors.Combined(members, rule="squares", folds=4),
+            "known_anomalies": detectors.KnownAnomalies(detectors.Combined(members)),
             "baseline": detectors.Baseline(), "energy": detectors.Energy(temperature=3.0),
             "gradnorm": detectors.GradNorm(), "image_statistics": detectors.ImageStatistics(),
             "knn": detectors.KNN(k=7), "lid": detectors.LID(neighbours=[5, 20]),
