@@ -30,9 +30,10 @@ def test_a_terminal_is_shown_each_source_and_a_pipe_a_line_for_each_unless_it_is
         if terminal:
             for source in ("normal", "nine"):
                 assert any(re.search(rf"^{source}: 100%.* 3/3 .*\d+ images/s", line) for line in lines)
-        else:  # quick: the last line of each source alone
-            assert [line.partition(":")[0] for line in lines] == ["reading normal", "reading nine"][: 2 * refresh_rate]
-            assert all(re.search(r"100 % \(12/12 images\), \d+ s, \d+ images/s$", line) for line in lines)
+        else:
+            last = {line.partition(":")[0]: line for line in lines}  # a busy machine shows more of each source
+            assert [*last] == ["reading normal", "reading nine"][: 2 * refresh_rate]
+            assert all(re.search(r"100 % \(12/12 images\), \d+ s, \d+ images/s$", line) for line in last.values())
 
 
 @pytest.mark.parametrize("terminal", [True, False])
