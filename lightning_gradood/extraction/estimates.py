@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from lightning_gradood.core import as_float, give_back_memory, progress, say
 from lightning_gradood.data import ImageBatch, LoadedSource, PerturbedSource
 from lightning_gradood.extraction.batch_records import BatchReader
-from lightning_gradood.probes import Probe, read_probes
+from lightning_gradood.probes import LogitsProbe, Probe, read_probes
 from lightning_gradood.records import NORMAL
 
-_MEASURED = 0.1  # seconds that are long enough to tell a rate from
+_MEASURED = 0.3  # seconds that are long enough to tell a rate from, beside other jobs too
 _FEWEST = 24  # images of a source on average, below which all are read before a few of each were timed
 
 
@@ -46,6 +46,7 @@ def _seconds(reader: BatchReader, probes: Sequence[Probe], device: torch.device)
         origin = reader.data.sources.loaded[NORMAL if spec else source]
         wanted = [one for one in probes if one.name in reader.plan.probes_of(source)]
         timed = partial(_timed, reader, wanted, spec, origin, device)
+        forward = partial(_timed, reader, [LogitsProbe()], None, origin, device)
         if not found:  # what the first call prepares and compares takes longer
             timed(rows[:1])
         at_once = reader.at_once(as_float(origin.images([int(rows[0])]).to(device)))
@@ -55,6 +56,9 @@ def _seconds(reader: BatchReader, probes: Sequence[Probe], device: torch.device)
             number = min(2 * number, most)
             seconds = timed(rows[:number])
         found[source] = len(rows) * seconds / number
+        if number < most:  # a larger batch takes less time an image, as that of a forward pass tells
+            few, many = (min(forward(rows[:size]) / size for _ in range(2)) for size in (number, most))
+            found[source] *= many / few
         give_back_memory()
     return found
 
