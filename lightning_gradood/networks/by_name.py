@@ -130,7 +130,7 @@ def _converted(timm: Any, name: str, config: Any) -> str:
                 f"`model.network` should have the weights that were published. Got {file}, which timm cannot read: {said}. "
                 "Remove it, to download it again, or name weights with --model.weights."
             ) from error
-        with atomic_write(path) as opened:
+        with atomic_write(path, "TORCH_HOME") as opened:
             torch.save(network.state_dict(), opened)
     return str(path)
 
