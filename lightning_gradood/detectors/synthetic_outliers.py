@@ -35,7 +35,7 @@ class SyntheticOutliers(TrainedDetector):
 
     Args:
         inputs: what the model reads of an image, see `Inputs`.
-        model: `linear`, a logistic regression on `Deviations`; `mlp`, the paper's two-layer MLP.
+        model: `linear`, a logistic regression; `deviations`, one on `Deviations`; `mlp`, the paper's two-layer MLP.
         label_designs: whose norms are read, where `inputs` has `norms`; by default those of the experiment.
         outliers: kinds of synthetic outliers, with different names; by default one of every kind.
         strength: C of the logistic regression, above 0; smaller ones shrink weights more.
@@ -47,10 +47,10 @@ class SyntheticOutliers(TrainedDetector):
     """
 
     inputs: Sequence[Input] = ("features", "confidence", "views")
-    model: Literal["linear", "mlp"] = "linear"
+    model: Literal["linear", "deviations", "mlp"] = "linear"
     label_designs: list[LabelDesign] | None = None
     outliers: list[SyntheticOutlier] | None = None
-    strength: PositiveFloat = 0.01
+    strength: PositiveFloat = 0.1
     settings: MLPSettings | None = None
     name: str = "synthetic_outliers"
     needs_anomalies: ClassVar[bool] = False
@@ -79,10 +79,12 @@ class SyntheticOutliers(TrainedDetector):
         values = np.concatenate([self.read.values(part) for part in (normal, outliers)])
         labels = np.repeat([0, 1], [len(normal), len(outliers)])
         if self.model == "linear":
+            return FittedSyntheticOutliers(self.read, fit_balanced_logistic(values, labels, self.strength))
+        if self.model == "deviations":
             classes = np.concatenate([part.column("prediction") for part in (normal, outliers)])
             deviations = Deviations.of(values[labels == 0], classes[labels == 0])
             logistic = fit_balanced_logistic(deviations.of_values(values, classes), labels, self.strength)
-            return FittedSyntheticOutliers(self.read, deviations, logistic)
+            return FittedSyntheticOutliers(self.read, logistic, deviations)
         held = _held_out([*normal.column("origin_id"), *outliers.column("origin_id")], seed)
         train, stop = ((values[rows], labels[rows]) for rows in (~held, held))
         # logarithms were taken where they belong
@@ -126,15 +128,17 @@ class Deviations(Component):
 
 @dataclass(frozen=True, eq=False)
 class FittedSyntheticOutliers(Fitted):
-    """The linear model."""
+    """The linear model, of the values themselves or of their deviations."""
 
     inputs: Inputs
-    deviations: Deviations
     logistic: Logistic
+    deviations: Deviations | None = None
 
     @override
     def score(self, records: Records) -> np.ndarray:
-        values = self.deviations.of_values(self.inputs.values(records), records.column("prediction"))
+        values = self.inputs.values(records)
+        if self.deviations is not None:
+            values = self.deviations.of_values(values, records.column("prediction"))
         return self.logistic.score(values)
 
 

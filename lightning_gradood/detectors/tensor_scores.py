@@ -180,6 +180,8 @@ def _(fitted: FittedKLMatching, read: TensorReadings) -> Tensor:
 @tensor_score.register
 def _(fitted: FittedSyntheticOutliers, read: TensorReadings) -> Tensor:
     values, about = _values(fitted.inputs, read), fitted.deviations
+    if about is None:
+        return _logit(fitted.logistic, values)
     centres = _of_class(about.classes, about.centres, np.zeros(about.centres.shape[1]), read.predictions)
     found = ((values - _tensor(about.mean)) / _tensor(about.scale) - centres).clamp(-FARTHEST, FARTHEST)
     return _logit(fitted.logistic, torch.cat([found, found.abs()], dim=1))

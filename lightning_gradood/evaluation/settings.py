@@ -59,11 +59,11 @@ Named = TypeVar("Named", Probe, SyntheticOutlier)
 _LONGEST = 100  # letters of a detector's name
 
 
-_NATURAL = SyntheticOutliers(outliers=[kind() for kind in WITHOUT_NETWORK], name="natural_outliers")
-_GRADIENT = SyntheticOutliers(outliers=[kind() for kind in WITH_GRADIENT], name="gradient_outliers")
-_NO_ANOMALIES = Weighted(
-    [Baseline(), ViewsSoftmax(), MahalanobisPP(), Consistency(), _NATURAL, _GRADIENT], name="no_anomalies"
-)
+_AGAINST = partial(SyntheticOutliers, model="deviations", strength=0.01)
+_NATURAL = _AGAINST(outliers=[kind() for kind in WITHOUT_NETWORK], name="natural_outliers")
+_GRADIENT = _AGAINST(outliers=[kind() for kind in WITH_GRADIENT], name="gradient_outliers")
+_PARTS = [Baseline(), ViewsSoftmax(), MahalanobisPP(), Consistency(), SyntheticOutliers(), _NATURAL, _GRADIENT]
+_NO_ANOMALIES = Weighted(_PARTS, name="no_anomalies")
 _ON_SYNTHETIC = SyntheticOutliers(["norms"], model="mlp", name="mlp_on_synthetic")  # the paper's MLP
 _EVERY = SyntheticOutliers(["features", "confidence", "norms"])
 _MEMBERS = [Baseline(), MahalanobisPP(), _EVERY, _ON_SYNTHETIC, GradientGaussian()]

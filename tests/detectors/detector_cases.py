@@ -172,7 +172,7 @@ def cases():
             "combined_head": detectors.Combined([detectors.ReAct(), detectors.SHE()], folds=3),
         }),
         (with_outliers(features, "blur", "zoom"), {
-            "synthetic_outliers": against(strength=1.0),
+            "synthetic_outliers": against(strength=1.0), "deviations": against(model="deviations", name="deviations"),
             "synthetic_outliers_mlp": against(["features", "confidence"], "mlp", settings=settings, name="other"),
             "combined_synthetic": detectors.Combined([detectors.Energy(), against(["views"])], folds=3),
             "weighted": detectors.Weighted([detectors.Energy(), detectors.KNN(k=3), against(["features"])], folds=3),

@@ -1,6 +1,7 @@
 """The paper's MLP and the models against synthetic outliers: what they read, what they learn from, when they stop."""
 
 import numpy as np
+import pytest
 import torch
 from asserts import assert_refused
 from detector_cases import feature_records, learnt, with_outliers
@@ -50,10 +51,11 @@ def test_norms_are_read_as_they_are_by_the_paper_s_mlp_and_as_logarithms_with_ot
     np.testing.assert_allclose(Inputs(["norms"], [AllOnes()]).values(table), np.log(norms + 1e-30))
 
 
-def test_the_linear_model_is_scikit_learns_on_deviations_from_shrunk_class_means_and_their_sizes():
+@pytest.mark.parametrize("model", ["linear", "deviations"])
+def test_the_linear_models_are_scikit_learns_on_values_or_deviations_from_shrunk_class_means_and_their_sizes(model):
     table = with_outliers(feature_records(), "blur", "zoom")
     table = changed(table, prediction=np.arange(len(table)) % 4)
-    detector = learnt(SyntheticOutliers(["features", "views"], outliers=KINDS, strength=0.3), table)
+    detector = learnt(SyntheticOutliers(["features", "views"], model, outliers=KINDS, strength=0.3), table)
     table = changed(table, prediction=np.arange(len(table)) % 5)  # one class of which nothing is known
     known = table.where(split="train", source="normal")
     probes = ("features/layers+spread", "views/mirror+blur")
@@ -63,13 +65,15 @@ def test_the_linear_model_is_scikit_learns_on_deviations_from_shrunk_class_means
     own = (rows - rows.mean(axis=0)) / rows.std(axis=0)
     centre = [sum(own[classes[~labels] == one]) / (sum(classes[~labels] == one) + 5) for one in range(4)] + [0 * own[0]]
 
-    def deviations(some, predicted):
+    def read(some, predicted):
+        if model == "linear":
+            return values(some)
         found = (values(some) - rows.mean(axis=0)) / rows.std(axis=0) - np.stack(centre)[predicted]
         return np.hstack([np.clip(found, -4, 4), np.abs(np.clip(found, -4, 4))])
 
     truth = make_pipeline(StandardScaler(), LogisticRegression(C=0.3, class_weight="balanced", max_iter=2000))
-    truth.fit(deviations(known, classes), labels)
-    expected = truth.decision_function(deviations(table, table.column("prediction")))
+    truth.fit(read(known, classes), labels)
+    expected = truth.decision_function(read(table, table.column("prediction")))
     np.testing.assert_allclose(detector.score(table), expected, rtol=1e-3, atol=1e-3)  # ours is in float32
 
 

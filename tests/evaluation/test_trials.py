@@ -2,6 +2,7 @@
 
 import itertools
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ from lightning_gradood.evaluation import (
     trials_of,
 )
 from lightning_gradood.evaluation.protocol import run_trial
-from lightning_gradood.evaluation.selection import best_calibrated
+from lightning_gradood.evaluation.selection import Calibrated, best_calibrated
 from lightning_gradood.gradients import AllOnes, AllZeros
 from lightning_gradood.metrics import auroc_interval, conventional_metrics
 from lightning_gradood.networks import MLPSettings
@@ -258,6 +259,21 @@ def test_a_guard_is_calibrated_on_normal_images_that_it_was_neither_fitted_on_no
         assert (len(found.calibration), len(calibrating)) == (count, count)
         assert shown(calibrating) == ({"normal"}, {"val"})
         assert not calibrating & set(detector.fits[-1].ids) or not detector.needs_anomalies
+
+
+def test_a_source_of_few_images_weighs_less_where_the_guard_is_chosen():
+    aurocs = {"sure": {"many": (0.90, 768), "few": (0.70, 3)}, "lucky": {"many": (0.88, 768), "few": (1.00, 3)}}
+
+    def chosen(name, images=None):
+        metrics = {
+            source: {"val/auroc": value, "val/images": float(images or number)}
+            for source, (value, number) in aurocs[name].items()
+        }
+        return Calibrated.val_auroc.fget(SimpleNamespace(metrics=metrics))
+
+    assert chosen("sure") > chosen("lucky")
+    for name, found in aurocs.items():
+        assert chosen(name, images=50) == pytest.approx(np.mean([value for value, _ in found.values()]))
 
 
 def test_conventions_are_added_under_their_names():
