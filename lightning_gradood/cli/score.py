@@ -213,10 +213,10 @@ def _summary(counts: Counter[str], guard: "Guard", discovery: float | None = Non
     left = f", {counts['unreadable']} could not be scored" if counts["unreadable"] else ""
     if discovery is not None:
         least = math.ceil(number / (discovery * (len(guard.calibration) + 1)) - 1e-9)
-        chance = f" With {len(guard.calibration)} calibration images, fewer than {least} are not told from chance."
+        bound = f" With {len(guard.calibration)} calibration images, none or at least {least} are flagged."
         return (
             f"{number} images scored{left}: {counts['flagged']} flagged, of which at most {100 * discovery:.3g} % are expected "
-            f"to be normal.{chance if least > 1 else ''}"
+            f"to be normal.{bound if least > 1 else ''}"
         )
     expected = float((guard.calibration > guard.threshold).sum() + 1) / (len(guard.calibration) + 1)
     if guard.class_thresholds:

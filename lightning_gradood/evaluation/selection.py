@@ -166,5 +166,6 @@ def _by_class(chosen: Calibrated, test: Records, scores: np.ndarray) -> dict[int
             for values in (chosen.calibration_classes, predictions)
         )
         shares = {"common": above[rows].mean(), "own": own[rows].mean()} if rows.any() else {}
-        found[one] = {"calibration": float(calibrated.sum()), "test": float(rows.sum()), **shares}
+        if calibrated.any() or rows.any():
+            found[one] = {"calibration": float(calibrated.sum()), "test": float(rows.sum()), **shares}
     return found

@@ -105,7 +105,7 @@ def test_alarms_are_bounded_by_class_or_among_the_flagged(score, capsys):
     assert [row["flagged"] for row in rows] == [str(one) for one in chosen]
     least = math.ceil(len(rows) / (0.3 * 9))
     assert f"{sum(chosen)} flagged, of which at most 30 % are expected to be normal. With 8 " in err
-    assert f"fewer than {least} are not told from chance" in err
+    assert f"none or at least {least} are flagged." in err
 
 
 def test_what_cannot_be_done_is_refused_in_a_sentence(score, capsys):
