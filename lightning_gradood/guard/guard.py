@@ -218,14 +218,9 @@ class Guard:
 
     def report(self, images: Images, most: int = 8) -> GuardReport:
         """Score images as `__call__` does, and show their scores beside the normal ones, and the most anomalous of them."""
+        several: Any = images if isinstance(images, Tensor | list | tuple) else [images]
+        names = [str(one) if isinstance(one, str | os.PathLike) else f"image {row}" for row, one in enumerate(several)]
         batch = self._batch(images)
-        names = [f"image {row}" for row in range(len(batch))]
-        if not isinstance(images, Tensor):
-            several = images if isinstance(images, list | tuple) else [images]
-            names = [
-                str(one) if isinstance(one, str | os.PathLike) else name
-                for one, name in zip(several, names, strict=True)
-            ]
         return GuardReport.of(self, batch, self(batch).rows(), names, most)
 
     def save(self, folder: str | Path) -> None:
