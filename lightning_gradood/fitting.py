@@ -111,6 +111,8 @@ def fit_guard(
                 enable_model_summary=False,
             )
             trainer.experiment = "fit_guard"
+            # Lightning would note SIGTERM and read on
+            trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
             task = ClassificationTask(bare, cast(Any, normalize), outputs=outputs)
             trainer.detect(task, data, settings=chosen, cache_dir=str(cache_dir or Path(place.name, "records")))
             if trainer.guard is None:

@@ -1,5 +1,6 @@
 """`fit_guard` takes images in every form, gives the guard of `detect`, and leaves nothing behind."""
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +21,7 @@ from lightning_gradood.core import as_float, to_pixels
 from lightning_gradood.detectors import Energy, MahalanobisPP
 from lightning_gradood.networks import Logits, Normalized, resnet20
 
+HANDLERS = set()  # of SIGTERM while a network is read
 HALF = {"mean": [0.5] * 3, "std": [0.25] * 3}
 CONFIG = """
 trainer: {accelerator: cpu, enable_progress_bar: false, callbacks: [{class_path: ReportCallback, init_args: {figures: false}}]}
@@ -58,6 +60,12 @@ def pixels(number, seed=1):
 def network():
     torch.manual_seed(0)
     return resnet20(num_classes=4).train()
+
+
+class Watch(nn.Module):
+    def forward(self, values):
+        HANDLERS.add(signal.getsignal(signal.SIGTERM))
+        return values
 
 
 def probabilities():
@@ -138,11 +146,12 @@ def test_the_guard_is_that_of_detect_and_nothing_else_changes(tmp_path, monkeypa
 
 
 def test_a_network_that_nothing_builds_again_is_guarded_in_this_process_and_anomalies_may_be_known(capsys):
-    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), Watch(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
     bright = {"bright": pixels(60, seed=2) // 2 + 128}
     guard = fit_guard(
         net, pixels(60), anomalies=bright, normalize=HALF, guard="mlp", resamples=5, false_positive_rate=0.2
     )
+    assert {signal.getsignal(signal.SIGTERM)} == HANDLERS  # whoever stops the program stops it
     assert (guard.about.trained_on, guard.about.detector_name, len(guard.calibration)) == ("bright", "mlp", 12)
     assert (
         "The guard works in this process and cannot be saved. A network that is saved should be"
