@@ -4,7 +4,7 @@
 
 Guards are fitted on noise: what they say is nonsense, how long they take is not. `read` is reading the probes from the
 network, `score` the detector, `rest` copying, checking and p-values. Bare is one forward pass in evaluation mode without
-gradients.
+gradients. `onnxruntime` runs the guard's exported file, where the detector has one, with as many threads as torch.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import argparse
 from collections.abc import Callable
 
 import numpy as np
+import onnxruntime
 import torch
 from tabulate import tabulate
 from torch import Tensor, nn
@@ -22,7 +23,7 @@ from benchmarks.networks import NETWORKS as CLASSIFIERS
 from lightning_gradood.detectors import MLP, Detector, Energy, GradientKNN, SavedDetector, score_in_blocks
 from lightning_gradood.evaluation import DetectionSettings
 from lightning_gradood.gradients import AllOnes, Predicted, Uniform, parameter_names
-from lightning_gradood.guard import Description, Guard, KnownImages, mean_readings
+from lightning_gradood.guard import Description, Guard, KnownImages, export_guard, mean_readings, unexportable
 from lightning_gradood.networks import MLPSettings, resnet20
 from lightning_gradood.probes import LogitsProbe, read_probes
 from lightning_gradood.records import NORMAL, SYNTHETIC, Records, normal_records
@@ -54,7 +55,7 @@ def main() -> None:
         for batch in settings.batch:
             images = torch.rand(batch, 3, size, size)
             rows = [timed(network, kind, images, settings) for kind in DETECTORS]
-            heads = ["guard", "× bare forward", "read", "score", "rest", "ms an image"]
+            heads = ["guard", "× bare forward", "read", "score", "rest", "ms an image", "onnxruntime"]
             print(f"\n{name}, batch {batch}\n{tabulate(rows, heads, disable_numparse=True)}")
 
 
@@ -73,13 +74,19 @@ def timed(network: nn.Module, kind: str, images: Tensor, settings: argparse.Name
         "read": lambda: read_probes(guard.probes, network, images),
         "score": lambda: score_in_blocks(guard.fitted, records),
     }
+    if not unexportable(guard.saved):
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level, options.intra_op_num_threads = 3, torch.get_num_threads()
+        session = onnxruntime.InferenceSession(export_guard(guard, images, "float32").content, options)
+        works["onnx"] = lambda: session.run(None, {"images": images.numpy()})
     for work in works.values():
         work()
     seconds = interleaved(works, settings.rounds, "cpu")
     whole = seconds["guard"]
     parts = [seconds["read"] / whole, seconds["score"] / whole]
     shares = [f"{100 * share:.0f} %" for share in [*parts, max(1 - sum(parts), 0.0)]]
-    return [kind, f"{whole / seconds['bare']:.1f}", *shares, f"{1000 * whole / len(images):.2f}"]
+    exported = f"{1000 * seconds['onnx'] / len(images):.2f}" if "onnx" in seconds else ""
+    return [kind, f"{whole / seconds['bare']:.1f}", *shares, f"{1000 * whole / len(images):.2f}", exported]
 
 
 def fitted(network: nn.Module, detector: Detector, images: Tensor, number: int) -> Guard:

@@ -8,6 +8,8 @@ from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING, Literal
 
+from jsonargparse.typing import OpenUnitInterval
+
 from lightning_gradood.cli.plain import SWITCH, plain, refuse_existing
 
 if TYPE_CHECKING:  # torch takes seconds to import, and `--help` needs none of it
@@ -32,6 +34,7 @@ def export(
     guard: str,
     images: list[str],
     pixels: Literal["uint8", "float32"] | None = None,
+    false_positive_rate: OpenUnitInterval | None = None,
     by_class: bool = False,
     overwrite: bool = False,
     trust: list[str] | None = None,
@@ -44,6 +47,7 @@ def export(
         images: files, folders or patterns to compare on, 64 at most; by default the guard's calibration images, where they
             are files. Random images are added.
         pixels: of the input, uint8 from 0 to 255 or float32 in [0, 1]; by default as the guard's transform gives them.
+        false_positive_rate: share of normal images that may be flagged where the input is left out.
         by_class: keep the false-positive rate for each predicted class, as for `score`.
         overwrite: replace the output if it exists.
         trust: a package of yours whose classes the guard may name; may be given several times.
@@ -53,6 +57,8 @@ def export(
 
     refuse_existing("OUTPUT", Path(output), overwrite)
     loaded = Guard.load(guard, trust or ())
+    if false_positive_rate is not None:
+        loaded = loaded.with_false_positive_rate(false_positive_rate)
     if by_class:
         loaded = loaded.with_class_thresholds()
     try:

@@ -22,7 +22,7 @@ from lightning_gradood.guard import Guard
 from lightning_gradood.metrics import discoveries
 from lightning_gradood.records import read_columns, read_rows
 
-PLAIN = ["score", "drift", "compare", "configs", "dashboard"]
+PLAIN = ["score", "export", "drift", "compare", "configs", "dashboard"]
 COLUMNS = ["path", "prediction", "probability", "score", "p_value", "flagged", "error"]
 
 
