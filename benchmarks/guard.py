@@ -103,8 +103,9 @@ def fitted(network: nn.Module, detector: Detector, images: Tensor, number: int) 
         predictions = torch.cat([one.logits for one in found]).argmax(dim=1).tolist()
         ids = [f"{source}/{row}" for row in range(len(predictions))]
         sides.append(Records.build(ids, source=source, values=values, prediction=predictions))
-    if detector.needed_outliers:
-        kind, own = f"{SYNTHETIC}{detector.needed_outliers[0].name}", {name: sides[1].probe(name) for name in names}
+    own = {name: sides[1].stored(name) for name in names}
+    for outlier in detector.needed_outliers:
+        kind = f"{SYNTHETIC}{outlier.name}"
         about_them = {"attack": [kind] * len(ids), "linf": [1.0] * len(ids), "origin_id": sides[0].ids}
         sides.append(
             Records.build([f"{kind}/{row}" for row in range(len(ids))], source=NORMAL, values=own, **about_them)
