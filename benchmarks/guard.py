@@ -20,7 +20,18 @@ from torch import Tensor, nn
 
 from benchmarks.clock import interleaved
 from benchmarks.networks import NETWORKS as CLASSIFIERS
-from lightning_gradood.detectors import MLP, Detector, Energy, GradientKNN, SavedDetector, score_in_blocks
+from lightning_gradood.detectors import (
+    MLP,
+    Baseline,
+    Combined,
+    Consistency,
+    Detector,
+    Energy,
+    GradientKNN,
+    MahalanobisPP,
+    SavedDetector,
+    score_in_blocks,
+)
 from lightning_gradood.evaluation import DetectionSettings
 from lightning_gradood.gradients import AllOnes, Predicted, Uniform, parameter_names
 from lightning_gradood.guard import Description, Guard, KnownImages, export_guard, mean_readings, unexportable
@@ -33,6 +44,7 @@ DESIGNS = [AllOnes(), Predicted(), Uniform()]
 DETECTORS: dict[str, Callable[[], Detector]] = {
     "energy": Energy,
     "no_anomalies": lambda: DetectionSettings(preset="no_anomalies").build()[1],
+    "three parts": lambda: Combined([Baseline(), MahalanobisPP(), Consistency()]),
     "one_pass": lambda: DetectionSettings(DESIGNS, preset="one_pass").build()[2],
     "mlp, all ones": lambda: MLP([AllOnes()], MLPSettings(max_epochs=2)),
     "gradient_knn, all ones": lambda: GradientKNN([AllOnes()]),
