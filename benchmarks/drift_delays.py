@@ -5,6 +5,7 @@
 Scores as usual are standard normal; a dash stands for no alarm within 1,500 images in at least half of the streams.
 """
 
+import argparse
 import sys
 
 import numpy as np
@@ -35,6 +36,7 @@ def delay(drift: str, references: int, quiet: int, streams: int = 15) -> str:
 
 def main() -> None:
     """Print a row for each drift and number of references, with a column for each length of the quiet time."""
+    argparse.ArgumentParser(description=__doc__).parse_args()
     quiets = (0, 500, 5000)
     sys.stdout.write(f"{'drift':<15}{'references':>12}" + "".join(f"{f'after {one}':>12}" for one in quiets) + "\n")
     for drift in DRIFTS:

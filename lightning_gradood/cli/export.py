@@ -1,7 +1,5 @@
 """The verb `export`: write a guard as one ONNX file. Lightning is not imported, and for `--help` torch is not."""
 
-from __future__ import annotations
-
 import itertools
 import sys
 from pathlib import Path
@@ -76,7 +74,7 @@ def export(
     )
 
 
-def _compared(guard: Guard, images: list[str]) -> Tensor:
+def _compared(guard: "Guard", images: list[str]) -> "Tensor":
     """Images as the network takes them: those that are named, or the calibration images that are still files."""
     import torch
 

@@ -37,6 +37,9 @@ DETECTORS = {
     "pytorch_ood": d.PytorchOOD("pytorch_ood.detector.OpenMax", {"tailsize": 5}),
     "pytorch_ood_gradnorm": d.PytorchOOD("pytorch_ood.detector.GradNorm"),
     "combined": d.Combined([d.Baseline(), d.MahalanobisPP(), d.Consistency(), d.GradientKNN(DESIGNS, k=3)]),
+    "views_softmax": d.ViewsSoftmax(),
+    "weighted": d.Weighted([d.Energy(), d.SyntheticOutliers(outliers=[Blur(), PatchShuffle()])], folds=2),
+    "known_anomalies": d.KnownAnomalies(d.Combined([d.Baseline(), d.MahalanobisPP()])),
 }  # fmt: skip
 NETWORK = {
     "class_path": "lightning_gradood.networks.CifarResNet",

@@ -149,14 +149,14 @@ def test_thresholds_are_conformal_or_given_and_what_lies_on_one_is_not_flagged(g
 def test_thresholds_by_class_flag_what_they_say_and_the_rate_is_kept_or_refused(guard):
     classes = np.array(guard.about.calibration_classes)
     largest = int(np.bincount(classes).argmax())
-    other, verdict = guard.with_class_thresholds(), guard(images(30, seed=11))
+    other, verdict = guard.with_false_positive_rate(0.2).with_class_thresholds(), guard(images(30, seed=11))
     found = other(images(30, seed=11))
     own = classes == largest
-    assert other.class_thresholds.of(largest) == conformal_threshold(guard.calibration[own], 0.1)
+    assert other.class_thresholds.of(largest) == conformal_threshold(guard.calibration[own], 0.2)
     expected = [s > other.class_thresholds.of(c) for s, c in zip(verdict.scores, verdict.predictions, strict=True)]
     assert found.flagged.tolist() == expected
     assert found.p_values.tolist() == verdict.p_values.tolist()
-    assert other.with_false_positive_rate(0.2).class_thresholds.false_positive_rate == 0.2
+    assert other.with_false_positive_rate(0.25).class_thresholds.false_positive_rate == 0.25
     assert other.with_threshold(-np.inf)(images(3)).flagged.all()
     few = f"`--by_class` should have at least 19 .* for a rate of 0.05. Got at most {own.sum()}."
     assert_refused((guard.with_false_positive_rate(0.05).with_class_thresholds, few))
