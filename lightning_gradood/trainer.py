@@ -160,9 +160,9 @@ class Trainer(pl.Trainer):
             with stage("fitting detectors", self):
                 outcomes, fits = self._fit_detectors(settings, datasets, datamodule)
             if self.is_global_zero:
-                remarks = remarks_on(fits)
-                for note in [*notes_on(records, outcomes, left_out), *remarks.values()]:
-                    sys.stdout.write(f"Note: {note}\n")
+                notes, remarks = notes_on(records, outcomes, left_out), remarks_on(fits)
+                sys.stdout.writelines(f"Note: {note}\n" for note in notes)
+                for note in [*notes, *remarks.values()]:  # remarks are printed above the table
                     LOG.warning(note)
                 about = {
                     "left_out": left_out,
