@@ -12,6 +12,7 @@ import yaml
 
 ROOT = Path(__file__).parents[1]
 LOADED = r"""<(?:script|img|link)\b(?![^>]*canonical)[^>]*?\s(?:src|href)=["']?((?:https?:)?//[^"' >]*)"""
+ENTRY = r"""<div class="doc doc-object doc-(?:class|function|attribute|module)">.*?<div class="doc doc-contents[^>]*>\s*(.{80})"""
 RUN_NOTEBOOK = """
 import sys
 import nbformat
@@ -31,16 +32,19 @@ def test_the_site_builds_with_every_public_name_on_its_room_s_page_and_loads_not
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     rooms = {path.parent.name for path in (ROOT / "lightning_gradood").glob("*/__init__.py")} - {"cli"}
-    hidden = []
+    hidden, bare = [], []
     for room in sorted(rooms):
-        anchors = re.findall(r"""\sid=["']([^"']+)""", (tmp_path / "api" / room / "index.html").read_text())
+        page = (tmp_path / "api" / room / "index.html").read_text()
+        anchors = re.findall(r"""\sid=["']([^"']+)""", page)
+        entries = [re.sub(r'<p class="doc doc-class-bases">.*', "<p>", one) for one in re.findall(ENTRY, page, re.S)]
+        bare += [f"{room}: {one}" for one in entries if not one.startswith(("<p>", "<div class=\"highlight"))]
         module = __import__(f"lightning_gradood.{room}", fromlist=["__all__"])
         files = {path.stem for path in (ROOT / "lightning_gradood" / room).glob("*.py")}  # one may hide its function
         public = {name: getattr(module, name) for name in set(module.__all__) - files}
         ours = [name for name, one in public.items() if getattr(one, "__module__", "").startswith("lightning_gradood")]
         named = [name for name in ours if callable(public[name]) and public[name].__doc__]
         hidden += [f"{room}.{one}" for one in named if f"lightning_gradood.{room}.{one}" not in anchors]
-    assert hidden == []
+    assert (hidden, bare) == ([], [])  # every public name, each with its description
     pages = list(tmp_path.rglob("*.html"))
     assert pages
     assert [(page, found) for page in pages if (found := re.findall(LOADED, page.read_text()))] == []
