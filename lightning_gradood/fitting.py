@@ -74,7 +74,7 @@ def fit_guard(
     Raises:
         Refusal: the images, or the network's outputs, are not of this kind; or they are too few for the rate.
 
-    Example:
+    Examples:
         >>> guard = fit_guard(network, "photos/normal", false_positive_rate=0.01)  # doctest: +SKIP
         >>> guard("new.jpg").rows()  # doctest: +SKIP
     """

@@ -37,7 +37,7 @@ def test_the_site_builds_with_every_public_name_on_its_room_s_page_and_loads_not
         page = (tmp_path / "api" / room / "index.html").read_text()
         anchors = re.findall(r"""\sid=["']([^"']+)""", page)
         entries = [re.sub(r'<p class="doc doc-class-bases">.*', "<p>", one) for one in re.findall(ENTRY, page, re.S)]
-        bare += [f"{room}: {one}" for one in entries if not one.startswith(("<p>", "<div class=\"highlight"))]
+        bare += [f"{room}: {one}" for one in entries if not one.startswith(("<p>", '<div class="highlight'))]
         module = __import__(f"lightning_gradood.{room}", fromlist=["__all__"])
         files = {path.stem for path in (ROOT / "lightning_gradood" / room).glob("*.py")}  # one may hide its function
         public = {name: getattr(module, name) for name in set(module.__all__) - files}

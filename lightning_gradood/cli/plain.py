@@ -98,7 +98,7 @@ def one_sentence(message: str, known: Mapping[str, str], flag: str = "") -> str:
 
     `known` are names that may be used, classes with their import path; `flag` stands before a key, such as `--`.
 
-    Example:
+    Examples:
         >>> one_sentence("unrecognized arguments: --trainer.max_epoch 3", {"trainer": "", "max_epochs": ""})
         'The configuration should hold only keys that it knows. Got `trainer.max_epoch`. Did you mean `max_epochs`?'
     """

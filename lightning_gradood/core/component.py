@@ -65,7 +65,7 @@ def encode(value: Any, arrays: MutableMapping[str, Tensor] | None = None, place:
         arrays: takes tensors and NumPy arrays by their place in `value` behind the prefix `place`, e.g.
             `members.0.means`; without it they become lists.
 
-    Example:
+    Examples:
         >>> from lightning_gradood.gradients import KHot
         >>> encode(KHot((0, 3)))
         {'class_path': 'lightning_gradood.gradients.KHot', 'init_args': {'classes': [0, 3]}}

@@ -17,7 +17,7 @@ from lightning_gradood.records import NORMAL
 class Outputs:
     """The outputs of a network by name, in their order.
 
-    Example:
+    Examples:
         >>> outputs = Outputs.of(["cat", "great white shark"])
         >>> outputs.index("great_white_shark"), outputs.index("cow")
         (1, None)

@@ -74,7 +74,7 @@ def split_rows(
     Returns:
         The rows of each part, ascending: int64 arrays that are disjoint and together all rows.
 
-    Example:
+    Examples:
         >>> [len(part) for part in split_rows([0, 0, 0, 1, 1], [0.4, 0.4, 0.2], seed=0)]
         [2, 2, 1]
     """

@@ -242,7 +242,7 @@ def load_detector(path: str | Path, trust: Collection[str] = ()) -> SavedDetecto
     Raises:
         Refusal: the file cannot be read or is altered, or a class is not trusted, not installed or changed.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> from lightning_gradood.detectors import Energy, SavedDetector, load_detector, save_detector
         >>> records = Records.build(["a/0"], source="a", values={"logits": np.array([[9.0, 0.0]])})

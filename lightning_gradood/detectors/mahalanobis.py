@@ -95,7 +95,7 @@ class MahalanobisProbe(Probe):
     Reference:
         Lee et al. 2018, section 2; deep_Mahalanobis, `lib_generation.py`, which perturbs normalised images.
 
-    Example:
+    Examples:
         >>> network = nn.Sequential(nn.Flatten(), nn.Linear(12, 3))
         >>> probe = MahalanobisProbe(layers=["penultimate"])
         >>> prepared = probe.prepare(network, [(torch.rand(60, 3, 2, 2), torch.arange(60) % 3)])

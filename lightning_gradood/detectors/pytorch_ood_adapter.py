@@ -132,7 +132,7 @@ class PytorchOOD(Detector):
     Reference:
         Kirchheim, Filax, Ortmeier 2022, "PyTorch-OOD"; each class names its paper.
 
-    Example:
+    Examples:
         >>> PytorchOOD("pytorch_ood.detector.KNN", {"k": 20}).name
         'pytorch_ood_knn'
     """

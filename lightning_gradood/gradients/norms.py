@@ -57,7 +57,7 @@ def squared_gradient_norms(
     Reference:
         Lee and AlRegib, Eq. 1 and 2.
 
-    Example:
+    Examples:
         >>> import torch
         >>> squared_gradient_norms(torch.nn.Linear(3, 2), torch.zeros(5, 3)).shape
         torch.Size([5, 2])
@@ -93,7 +93,7 @@ def layer_gradients(
         names: of the parameters, as in `parameter_names(network)`.
         logit_gradient: the gradient by the logits, [N, C] of detached logits [N, C]; row n of image n's logits alone.
 
-    Example:
+    Examples:
         >>> network = torch.nn.Linear(3, 2)
         >>> layer_gradients(network, torch.ones(5, 3), ["weight"], torch.ones_like).shape
         torch.Size([5, 6])

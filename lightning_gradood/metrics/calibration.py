@@ -41,7 +41,7 @@ def conformal_threshold(normal_scores: ArrayLike, false_positive_rate: float, fl
     Raises:
         Refusal: there are too few scores for the rate.
 
-    Example:
+    Examples:
         >>> conformal_threshold(np.arange(19.0), 0.05), conformal_threshold(np.arange(99.0), 0.05)
         (18.0, 94.0)
     """
@@ -58,7 +58,7 @@ def conformal_p_values(normal_scores: ArrayLike, scores: ArrayLike) -> np.ndarra
     float64 [m], in [1 / (n + 1), 1]; at most the rate exactly where the score is above `conformal_threshold` of that
     rate.
 
-    Example:
+    Examples:
         >>> conformal_p_values(np.arange(99.0), np.array([98.5, 98.0, 0.0]))
         array([0.01, 0.02, 1.  ])
     """
@@ -77,7 +77,7 @@ def discoveries(p_values: ArrayLike, false_discovery_rate: float) -> np.ndarray:
     Reference:
         Benjamini and Hochberg 1995; Bates et al. 2023, Theorem 2.
 
-    Example:
+    Examples:
         >>> discoveries([0.01, 0.5, 0.04, 0.8], 0.1).tolist()
         [True, False, True, False]
     """

@@ -47,7 +47,7 @@ def conventional_metrics(scores: ArrayLike, labels: ArrayLike, convention: str) 
         deep_Mahalanobis_detector `calculate_log.py`; odin `calMetric.py`; OpenOOD `openood/evaluators/metrics.py`;
         energy_ood `utils/display_results.py`.
 
-    Example:
+    Examples:
         >>> conventional_metrics([0.1, 0.4, 0.35, 0.8], [0, 0, 1, 1], "energy")
         {'fpr_at_tpr95': 0.5, 'auroc': 0.75, 'aupr': 0.8333333333333333}
     """

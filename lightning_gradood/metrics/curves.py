@@ -108,7 +108,7 @@ def detection_metrics(scores: ArrayLike, labels: ArrayLike) -> dict[str, float]:
         scikit-learn's `roc_auc_score` and `average_precision_score`; Lee et al.'s deep_Mahalanobis, `calculate_log.py`,
         for the detection accuracy (1 − ODIN's minimum error).
 
-    Example:
+    Examples:
         >>> detection_metrics([0.1, 0.4, 0.35, 0.8], [0, 0, 1, 1])["auroc"]
         0.75
     """
@@ -156,7 +156,7 @@ def accuracy_at(scores: ArrayLike, labels: ArrayLike, threshold: float) -> dict[
     `plain` is the share of images that are called right, `balanced` the mean of that share among normal and anomalous
     ones.
 
-    Example:
+    Examples:
         >>> accuracy_at([0.1, 0.2, 0.3, 0.9], [0, 0, 0, 1], threshold=0.25)
         {'plain': 0.75, 'balanced': 0.8333333333333333}
     """
@@ -172,7 +172,7 @@ def best_balanced_threshold(scores: ArrayLike, labels: ArrayLike) -> float:
     It is the midpoint between two neighbouring distinct scores, or, if no threshold beats calling every image
     anomalous, the next float64 below the lowest score: always finite. Arguments as for `detection_metrics`.
 
-    Example:
+    Examples:
         >>> best_balanced_threshold([-2.0, 1.0, 3.0, 8.0], [0, 0, 1, 1])
         2.0
     """

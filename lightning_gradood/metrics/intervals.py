@@ -27,7 +27,7 @@ def auroc_interval(
     `bootstrap_auroc`, with the same arguments, unless min(AUROC, 1 − AUROC) times the number of origins of the smaller
     class is below 5; then `newcombe_interval` with the numbers of origins in each class.
 
-    Example:
+    Examples:
         >>> low, high = auroc_interval(range(20), [0] * 10 + [1] * 10, origin_ids=range(20))
         >>> round(low, 3), high
         (0.8, 1.0)

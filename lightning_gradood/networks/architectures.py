@@ -154,7 +154,7 @@ class Normalized(nn.Module):
         mean: Mean of each channel, in pixels of [0, 1]; C values.
         std: Standard deviation of each channel, in pixels of [0, 1]; C values, each above zero.
 
-    Example:
+    Examples:
         >>> network = Normalized(nn.Sequential(nn.Flatten(), nn.Linear(12, 2)), mean=[0.5] * 3, std=[0.25] * 3)
         >>> network(torch.rand(5, 3, 2, 2)).shape
         torch.Size([5, 2])
@@ -199,7 +199,7 @@ class Logits(nn.Module):
         network: images in, outputs [N, classes] out.
         outputs: what these are.
 
-    Example:
+    Examples:
         >>> network = Logits(nn.Sequential(nn.Flatten(), nn.Linear(12, 4), nn.Softmax(1)), "softmax")
         >>> network(torch.rand(5, 3, 2, 2)).mean(1).abs().max() < 1e-5
         tensor(True)
@@ -239,7 +239,7 @@ class TwoLogits(nn.Module):
     Args:
         network: Images in, one logit for each out, [N, 1] or [N].
 
-    Example:
+    Examples:
         >>> network = TwoLogits(nn.Sequential(nn.Flatten(), nn.Linear(12, 1)))
         >>> network(torch.rand(5, 3, 2, 2)).shape
         torch.Size([5, 2])

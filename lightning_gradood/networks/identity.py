@@ -20,7 +20,7 @@ def state_digest(network: nn.Module) -> str:
 
     Buffers outside the state dict are included; device and memory format do not change the digest.
 
-    Example:
+    Examples:
         >>> layer = nn.Linear(2, 2)
         >>> state_digest(layer) == state_digest(layer.eval())
         True
@@ -43,7 +43,7 @@ def architecture(network: nn.Module) -> list[dict[str, Json]]:
         Numbers, strings and lists or dicts of them stand as they are, tuples as lists, functions and classes as
         qualified names, tensors that are not registered as digests, any other object as the name of its class.
 
-    Example:
+    Examples:
         >>> architecture(nn.Flatten())
         [{'name': '', 'class': 'torch.nn.modules.flatten.Flatten', 'attributes': {'end_dim': -1, 'start_dim': 1}}]
     """

@@ -58,7 +58,7 @@ def load_weights(network: nn.Module, path: str | os.PathLike[str], prefix: str |
         Refusal: If the file cannot be read, names are missing or unexpected, shapes or kinds of numbers differ, or
             several networks in the file fit. The network is unchanged then.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     torch.save({"module.weight": torch.ones(1, 1), "module.bias": torch.ones(1)}, f"{folder}/layer.pt")

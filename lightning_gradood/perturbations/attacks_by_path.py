@@ -57,7 +57,7 @@ class AdvertorchAttack(Perturbation):
         targeted: Class to move towards; None moves away from the label.
         one_at_a_time: Craft each image alone, as attacks that draw random numbers need it.
 
-    Example:
+    Examples:
         >>> momentum = AdvertorchAttack("advertorch.attacks.MomentumIterativeAttack", {"eps": 8 / 255, "nb_iter": 10})
     """
 

@@ -105,7 +105,7 @@ LARGEST_TINY = 119  # √(64 · 224)
 def parameters_for(kind: Kind, severity: Severity, height: int, width: int) -> Parameters:
     """Settings of the function of the kind's name, as in the published set for images of about this size.
 
-    Example:
+    Examples:
         >>> parameters_for("gaussian_noise", 5, 32, 32), parameters_for("gaussian_noise", 5, 224, 224)
         ((0.1,), (0.38,))
     """
@@ -125,7 +125,7 @@ def corrupt(
     Reference:
         Hendrycks and Dietterich 2019, Benchmarking Neural Network Robustness to Common Corruptions and Perturbations.
 
-    Example:
+    Examples:
         >>> grey = np.full((32, 32, 3), 128, dtype=np.uint8)
         >>> int(corrupt(grey, "brightness", 1, np.random.default_rng(0)).max())
         141

@@ -55,7 +55,7 @@ class SyntheticOutlier(Perturbation):
     No second image takes part, so that an outlier lies in the split of its one image. A subclass is a frozen dataclass
     and writes `_make`; pixels are then clipped to [0, 1].
 
-    Example:
+    Examples:
         >>> from dataclasses import dataclass
         >>> @dataclass(frozen=True)
         ... class Fade(SyntheticOutlier):

@@ -47,7 +47,7 @@ def feature_layer_names(network: nn.Module, images: Tensor) -> list[str]:
     Reference:
         deep_Mahalanobis (Lee et al. 2018), `feature_list` of its ResNet and DenseNet.
 
-    Example:
+    Examples:
         >>> from torchvision.models import resnet18
         >>> feature_layer_names(resnet18(weights=None), torch.rand(1, 3, 32, 32))
         ['relu', 'layer1', 'layer2', 'layer3', 'layer4']
@@ -176,7 +176,7 @@ def linear_head(network: nn.Module, images: Tensor) -> LinearHead:
     Raises:
         Refusal: if logits are anything else, as where an activation follows the layer, or several layers add up.
 
-    Example:
+    Examples:
         >>> from torchvision.models import resnet18
         >>> linear_head(resnet18(weights=None).eval(), torch.rand(2, 3, 32, 32)).weight.shape
         (1000, 512)

@@ -4,7 +4,7 @@
 functions of one or several runs. Numbers are shares in [0, 1] under the same names everywhere; only tables and figures for
 readers are in percent. W&B is imported here alone, and only when a run uses it.
 
-Example:
+Examples:
     >>> from lightning_gradood.evaluation import Outcome
     >>> counts = {"test": {"normal": 50, "anomalous": 50}}
     >>> outcome = Outcome("svhn", "mlp", counts, {"test": {"auroc": 0.92}}, (0.86, 0.97), 1.0, {}, [], 0.1)
