@@ -43,7 +43,7 @@ NETWORKS = {"resnet20": (resnet20, 32), **CLASSIFIERS}
 DESIGNS = [AllOnes(), Predicted(), Uniform()]
 DETECTORS: dict[str, Callable[[], Detector]] = {
     "energy": Energy,
-    "no_anomalies": lambda: DetectionSettings(preset="no_anomalies").build()[1],
+    "weighted_parts": lambda: DetectionSettings(preset="no_anomalies").build()[1],
     "three parts": lambda: Combined([Baseline(), MahalanobisPP(), Consistency()]),
     "one_pass": lambda: DetectionSettings(DESIGNS, preset="one_pass").build()[2],
     "mlp, all ones": lambda: MLP([AllOnes()], MLPSettings(max_epochs=2)),

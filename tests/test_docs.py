@@ -61,7 +61,7 @@ VERDICT = r"\n ?taken for class \d, p-value [01]\.\d{3}, (?:not )?flagged"
 NOTEBOOKS = {
     "gradients.ipynb": ["Guard:", "mean log10 of the squared norm", *[VERDICT] * 4],
     "quickstart.ipynb": [
-        "Guard: `no_anomalies`", "<th>network</th><td>CifarResNet</td>", "of the unknown digit are flagged", "'p_value'", "<svg",
+        "`weighted_parts`", "<th>network</th><td>CifarResNet</td>", "of the unknown digit are flagged", "'p_value'", "<svg",
         *["<figure"] * 6, "the same scores: True",
     ],
 }  # fmt: skip

@@ -39,7 +39,7 @@ from lightning_gradood.perturbations import FGSM, KINDS, PGD, Perturbation, Sema
 from lightning_gradood.records import NORMAL, SPLITS
 
 BUILT_IN = "builtin_"
-"""What the names of built-in probes start with, in every table, figure and file."""
+"""What the names of built-in anomalies start with, in every table, figure and file."""
 
 
 def open_source(
@@ -121,7 +121,7 @@ class Sources:
         """How many images are read; all, unless `take` was told otherwise."""
         self.has_train = train is not None
         self.knows_anomalies = True
-        """Whether the anomalous sources are the user's, rather than built-in probes."""
+        """Whether the anomalous sources are the user's, rather than built in."""
         self.output_names = None if classes is None else Outputs.read(classes)
         self.outputs: int | None = None
         """How many outputs the network has; None until `fit_outputs` is told."""
@@ -234,7 +234,7 @@ class Sources:
         return share_of(pool, limit, splits, normal.labels, named_seed(self.limits.seed, f"limit/{name}"))
 
     def _affordable(self, name: str, rows: Sequence[int]) -> list[int]:
-        """Those of the rows that are made: for synthetic outliers `train`'s alone, for built-in probes no `train`'s."""
+        """Those of the rows that are made: for synthetic outliers `train`'s alone, for built-in anomalies no `train`'s."""
         most = self.budget.perturbed
         if name in self.synthetic:
             most = (self.budget.outliers, 0, 0)
@@ -339,7 +339,7 @@ class Sources:
         """The name of an attack's noise control, if there is one."""
         return f"{source}.noise" if self._perturbations.noise_control and source in self.attacks else None
 
-    def try_built_in_probes(self) -> None:
+    def try_built_in_anomalies(self) -> None:
         """Where no anomalies are known, try detectors on three attacks and five corruptions in their place.
 
         ε = 8/255 and its steps are those of today's robustness papers; corruptions are those of CIFAR-10-C.

@@ -23,7 +23,7 @@ over the images, and are measured on the same records:
   distances of features (`KNN`, `MahalanobisPP`, `MahalanobisPPPaper`, `RMDS`, `RMDSPP`; with the last layer's weights
   `ViM`, `FDBD`, `NNGuide`, `NCI`) and of gradient representations (`GradientGaussian`, `GradientKNN`),
   `Consistency` and `ViewsSoftmax` (views of the image), `SyntheticOutliers` (a model that tells normal images from
-  outliers made of them), `Combined` (p-values of several) and `Weighted` (those of the useful ones), which is the preset
+  outliers made of them), `Combined` (p-values of several) and `WeightedParts` (those of the useful ones), the preset
   `no_anomalies`;
 - gradients of layers: `GROOD` (by an outlier prototype), `NAC` (of neurons), `GradPCA` (between classes' mean gradients);
 - any detector of pytorch-ood, through `PytorchOOD`, named by its own class path;
@@ -71,7 +71,7 @@ from lightning_gradood.detectors.output_scores import (
 from lightning_gradood.detectors.pytorch_ood_adapter import PytorchOOD, PytorchOODProbe
 from lightning_gradood.detectors.synthetic_outliers import SyntheticOutliers
 from lightning_gradood.detectors.tensor_scores import TensorReadings, tensor_score
-from lightning_gradood.detectors.weighted import Weighted
+from lightning_gradood.detectors.weighted_parts import WeightedParts
 
 __all__ = [
     "ASH", "DICE", "FDBD", "GEN", "GROOD", "KNN", "LID", "MLP", "NAC", "NCI", "ODIN", "RMDS", "RMDSPP", "SCALE",
@@ -81,7 +81,7 @@ __all__ = [
     "ImageStatisticsProbe", "KLMatching", "KnownAnomalies", "Mahalanobis", "MahalanobisPP", "MahalanobisPPPaper",
     "MahalanobisProbe", "MaxLogit", "NNGuide", "NeuronLayer", "NeuronProbe", "OdinProbe", "PerturbedFeaturesProbe",
     "PytorchOOD", "PytorchOODProbe", "ReAct", "SavedDetector", "SyntheticOutliers", "TensorReadings",
-    "TrainedDetector", "Tuned", "UntrainedMLP", "ViM", "ViewsProbe", "ViewsSoftmax", "Weighted", "classes_of",
+    "TrainedDetector", "Tuned", "UntrainedMLP", "ViM", "ViewsProbe", "ViewsSoftmax", "WeightedParts", "classes_of",
     "fit_all", "load_detector", "normal_training_records", "readings", "save_detector", "score_in_blocks",
     "tensor_score",
 ]  # fmt: skip

@@ -45,7 +45,7 @@ from lightning_gradood.detectors import (
     SyntheticOutliers,
     ViewsSoftmax,
     ViM,
-    Weighted,
+    WeightedParts,
 )
 from lightning_gradood.gradients import AllOnes, LabelDesign
 from lightning_gradood.metrics import check_calibration
@@ -63,13 +63,13 @@ _AGAINST = partial(SyntheticOutliers, model="deviations", strength=0.01)
 _NATURAL = _AGAINST(outliers=[kind() for kind in WITHOUT_NETWORK], name="natural_outliers")
 _GRADIENT = _AGAINST(outliers=[kind() for kind in WITH_GRADIENT], name="gradient_outliers")
 _PARTS = [Baseline(), ViewsSoftmax(), MahalanobisPP(), Consistency(), SyntheticOutliers(), _NATURAL, _GRADIENT]
-_NO_ANOMALIES = Weighted(_PARTS, name="no_anomalies")
+_WEIGHTED_PARTS = WeightedParts(_PARTS)
 _ON_SYNTHETIC = SyntheticOutliers(["norms"], model="mlp", name="mlp_on_synthetic")  # the paper's MLP
 _EVERY = SyntheticOutliers(["features", "confidence", "norms"])
 _MEMBERS = [Baseline(), MahalanobisPP(), _EVERY, _ON_SYNTHETIC, GradientGaussian()]
 _PRESETS: dict[str, list[Detector]] = {
     "paper": [],
-    "no_anomalies": [_NO_ANOMALIES],
+    "no_anomalies": [_WEIGHTED_PARTS],
     "one_pass": [Combined(_MEMBERS, rule="squares", name="one_pass"), _ON_SYNTHETIC],
     "post_hoc": [
         Baseline(), MaxLogit(), GEN(), Energy(), GradNorm(), KLMatching(),
@@ -90,7 +90,7 @@ class DetectionSettings:
         mlp: the paper's detector, a 2-layer MLP.
         detectors: further detectors by class path. Those that read gradients and name no label designs read the
             experiment's.
-        preset: `paper`, the MLP alone; `no_anomalies`, also a detector that needs no anomalies, and reads confidence,
+        preset: `paper`, the MLP alone; `no_anomalies`, also `weighted_parts`, which needs no anomalies, and reads confidence,
             features and views of the image in three forward passes; `one_pass`, also two that need none and read one
             forward pass and its gradients, the second of them the paper's MLP trained against synthetic outliers; `post_hoc`,
             also the field's methods that are fitted on normal images alone, without those that do not apply to the
@@ -235,7 +235,7 @@ class DetectionSettings:
         named = [detector for detector in self.build() if not detector.needs_anomalies]
         cheap: list[Detector] = [GradientGaussian(), GradientKNN(), Baseline(), Energy()]
         compared = [Energy()] if self.budget == "quick" else [GradientKNN(), Energy()]  # gradients cost most
-        usual = cheap if known else [_NO_ANOMALIES, *compared]
+        usual = cheap if known else [_WEIGHTED_PARTS, *compared]
         return named or [detector.with_label_designs(self.label_designs) for detector in usual]
 
     def probes(self, anomalies: bool = True) -> list[Probe]:

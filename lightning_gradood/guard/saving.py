@@ -56,7 +56,7 @@ class Description:
         baseline: probe to the mean of what it reads of normal images, from which `explain` measures contributions.
         metrics: what was measured, by source; see `results.parquet`.
         batch_size: images in a batch when the calibration images were read.
-        built_in: whether no anomalies were known, so that `metrics` are about built-in probes of the normal images.
+        built_in: whether no anomalies were known, so that `metrics` are about anomalies made from the normal images.
         one_logit: whether the network has one logit z, which is read as [0, z].
         outputs: what the network gives, see `networks.Logits`.
         files: names of the other files to their SHA-256.

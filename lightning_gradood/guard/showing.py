@@ -43,7 +43,7 @@ def facts(guard: Guard) -> dict[str, str]:
             f"[{100 * normal['low']:.1f}, {100 * normal['high']:.1f}] were above {about.threshold:.4g}"
         )
     if tested:
-        kinds = "built-in probes" if about.built_in else "anomalies"
+        kinds = "built-in anomalies" if about.built_in else "anomalies"
         found["AUROC"] = f"{100 * float(np.mean(tested)):.1f} %, mean over {len(tested)} {kinds}"
     return found
 

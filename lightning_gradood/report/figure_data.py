@@ -19,7 +19,7 @@ from lightning_gradood.evaluation import Outcome
 from lightning_gradood.gradients import AllOnes
 from lightning_gradood.probes import columns_by_layer
 from lightning_gradood.records import NORMAL, Records
-from lightning_gradood.report.tables import not_transferred, title
+from lightning_gradood.report.tables import not_transferred
 
 _FEATURES = "features/layers"  # what LID reads
 _SAMPLES = 12  # images of each source
@@ -103,7 +103,7 @@ def _extremes(pixels: Pixels, outcomes: Sequence[Outcome]) -> dict[str, dict[str
         rows, test = found.setdefault(outcome.detector, {}), outcome.scores["test"]
         order = np.argsort(test.scores, kind="stable")
         normal, anomalous = order[test.labels[order] == 0][::-1], order[test.labels[order] == 1]
-        wanted = {f"{title(outcome.source)}, most normal": (outcome.source, anomalous[:_EXTREMES])}
+        wanted = {f"{outcome.source}, most normal": (outcome.source, anomalous[:_EXTREMES])}
         if not rows:
             wanted = {"normal, most anomalous": (NORMAL, normal[:_EXTREMES])} | wanted
         for heading, (source, places) in wanted.items():

@@ -23,7 +23,7 @@ from lightning_gradood.records import NORMAL
 from lightning_gradood.report import score_figures as scores
 from lightning_gradood.report.figure_data import BOX
 from lightning_gradood.report.run import Run
-from lightning_gradood.report.tables import by_detector, compared, matrices, not_transferred, title
+from lightning_gradood.report.tables import by_detector, compared, matrices, not_transferred
 
 Format = Literal["png", "pdf", "svg"]
 
@@ -87,8 +87,8 @@ def attacked_samples(pairs: Mapping[str, Any]) -> Figure:
         factor = max((one for one in (1, 2, 5, 10, 20, 50, 100) if one * largest <= 127), default=1)
         difference = np.clip(128 + factor * changes, 0, 255).astype(np.uint8)
         triples = np.stack([one["clean"], one["attacked"], difference], axis=1)
-        rows[title(attack)] = triples.reshape(-1, *triples.shape[2:])
-        captions[title(attack)] = [text[:14] for both in one["predictions"] for text in (*both, f"× {factor}")]
+        rows[attack] = triples.reshape(-1, *triples.shape[2:])
+        captions[attack] = [text[:14] for both in one["predictions"] for text in (*both, f"× {factor}")]
     return image_rows(rows, captions, "Clean images, attacked ones, both predictions, and the difference")
 
 
@@ -107,7 +107,7 @@ def first_layer_figure(stored: Mapping[str, Any], chosen: Mapping[str, str] | No
     anomaly source and the last (Lee et al. 2022, Figure 1).
     """
     others = [source for source in stored["images"] if source != NORMAL]
-    chosen = chosen or {title(source): source for source in (NORMAL, *others[:1], *others[-1:])}
+    chosen = chosen or {source: source for source in (NORMAL, *others[:1], *others[-1:])}
     figure = Figure(figsize=(4.2, 2.1 * (len(chosen) + 1)), layout="constrained")
     places = figure.subplots(len(chosen) + 1, 2)
     scale = max(float(np.abs(stored["gradients"][source][:16]).max()) for source in chosen.values())
@@ -149,7 +149,7 @@ def norm_boxes(boxes: Mapping[str, Any], kind: str) -> Figure:
             boxprops={**look, "linewidth": 0.5},
             medianprops={"color": "black"},
         )
-        handles.append(Patch(label=f"{title(source)} ({int(boxes['images'][source])})", **look))
+        handles.append(Patch(label=f"{source} ({int(boxes['images'][source])})", **look))
     labels = [names[column].removesuffix(".weight") for column in chosen]
     axes.set_xticks(range(len(chosen)), labels, rotation=35, ha="right", fontsize=8)
     axes.set_ylabel(f"log10 of the squared {kind} norm")
@@ -202,7 +202,7 @@ _DRAWN: dict[str, Callable[[Any], Figure]] = {  # what is drawn of the arrays of
     "layer_norms": partial(norm_boxes, kind="gradient"),
     "activation_norms": partial(norm_boxes, kind="activation"),
     "first_layer": first_layer_figure,
-    "samples": lambda samples: image_rows({title(source): images for source, images in samples.items()}),
+    "samples": image_rows,
     "attacked_samples": attacked_samples,
 }
 
@@ -213,8 +213,8 @@ def drawings(run: Run) -> dict[str, Callable[[], Figure]]:
     overview = scores.auroc_bars if len({name for _, name in aurocs}) <= _MOST_BARS else scores.auroc_map
     calls: dict[str, Callable[[], Figure]] = {"aurocs": partial(overview, aurocs)}
     for detector, outcomes in by_detector(not_transferred(run.scored)).items():
-        by_source = {title(one.source): one for one in outcomes}
-        calls[f"roc_{detector}"] = partial(scores.roc_curves, f"ROC of {title(detector)}", by_source)
+        by_source = {one.source: one for one in outcomes}
+        calls[f"roc_{detector}"] = partial(scores.roc_curves, f"ROC of {detector}", by_source)
         calls[f"precision_recall_{detector}"] = partial(scores.precision_recall_curves, outcomes)
         calls[f"scores_{detector}"] = partial(scores.score_histograms, outcomes)
     for detector, matrix in matrices(run.outcomes).items():

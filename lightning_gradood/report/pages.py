@@ -13,7 +13,7 @@ from markupsafe import Markup, escape
 
 from lightning_gradood.records import NORMAL
 from lightning_gradood.report.figures import draw_figures, drawings, figure_bytes, first_layer_figure
-from lightning_gradood.report.paper_tables import NOTE, PaperTable, TableSettings, paper_title
+from lightning_gradood.report.paper_tables import NOTE, PaperTable, TableSettings
 from lightning_gradood.report.run import LEADERBOARD, Run
 from lightning_gradood.report.score_figures import auroc_bars, roc_curves
 from lightning_gradood.report.tables import (
@@ -31,7 +31,6 @@ from lightning_gradood.report.tables import (
     not_transferred,
     percent,
     printed_rows,
-    title,
 )
 
 _AUDIT, _EASY = "image_statistics", 0.9  # the detector that asks for nothing but pixels, and the AUROC that is told of
@@ -197,12 +196,12 @@ def benchmark_page(
         figures = {name: draw() for name, draw in drawings(run).items() if name.startswith(_SHOWN)}
         scored = not_transferred(run.scored)
         for source in dict.fromkeys(one.source for one in scored):
-            methods = {paper_title(one.detector): one for one in scored if one.source == source}
-            figures[f"roc_{title(source)}"] = roc_curves(f"ROC on {title(source)}", methods)
+            methods = {one.detector: one for one in scored if one.source == source}
+            figures[f"roc_{source}"] = roc_curves(f"ROC on {source}", methods)
         if stored := run.arrays.get("first_layer"):
             others = [source for source in stored["images"] if source != NORMAL]
             asked = {"near": settings.near or "".join(others[:1]), "far": settings.far or "".join(others[-1:])}
-            chosen = {f"{role}: {title(source)}": source for role, source in asked.items() if source in others}
+            chosen = {f"{role}: {source}": source for role, source in asked.items() if source in others}
             figures["first_layer"] = first_layer_figure(stored, {NORMAL: NORMAL} | chosen)
         told[experiment] = _told(run, {name: figure_bytes(figure) for name, figure in figures.items()})
     heading = f"Benchmark {name}"

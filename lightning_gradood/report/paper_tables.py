@@ -19,7 +19,6 @@ from lightning_gradood.report.tables import (
     mean_numbers,
     not_transferred,
     percent,
-    title,
 )
 
 METRICS = {  # the paper's columns: their titles, and ours; it does not say which side is positive in its AUPR
@@ -28,22 +27,15 @@ METRICS = {  # the paper's columns: their titles, and ours; it does not say whic
     "aupr": ("AUPR (anomalous positive)", "aupr_out"),
 }
 METHODS = ("baseline", "odin", "lid", "mahalanobis_v", "mahalanobis_p", "mahalanobis_fe", "mahalanobis_p_fe", "energy")
+OURS = "mlp_all_ones"  # the paper's own method
 AUDIT = "image_statistics"  # a baseline that reads no network; never counted as best
 NOTE = (
     "Mean ± standard deviation over seeds and checkpoints, in %; best of each row in bold; [the paper's number, on its own "
-    "images]."
+    "images]; `mlp_all_ones`, or `mlp` without it, is the paper's own method."
 )
 _NUMBERS = {"mean": float, "spread": float, "seeds": int, "best": int, "paper": float}
 CSV_COLUMNS: dict[str, type] = {"table": str, "row": str, "detector": str, **_NUMBERS}
-_ATTACKS = {"fgsm": "FGSM", "bim": "BIM", "cw": "C&W", "pgd": "PGD", "iterll": "IterLL", "semantic": "Semantic"}
-_OURS = {
-    "mlp": "Ours",
-    "mlp_all_ones": "Ours (all ones)",
-    "mlp_on_synthetic": "Ours (synthetic)",
-    AUDIT: "(image statistics)",
-}
-# Sources as the experiment files name them, and as the paper's Table 2 does; resized images only.
-_SAME = {"svhn": "SVHN", "cifar10": "CIFAR-10", "tiny_imagenet_resize": "ImageNet", "lsun_resize": "LSUN"}
+_ATTACKS = ("fgsm", "bim", "cw", "pgd", "iterll", "semantic")  # in the order of Table 1
 
 
 @dataclass(frozen=True)
@@ -51,19 +43,15 @@ class TableSettings:
     """Settings of the tables and the page.
 
     Args:
-        same: source name to the paper's name of the same images, for the paper's numbers beside ours.
+        same: for the paper's numbers, source name to the one of svhn, cifar10, tiny_imagenet_resize and lsun_resize that it
+            stands for, where it has another name.
         near: the source whose image is the near one of Figure 1; by default the first that is no attack.
         far: the source whose image is the far one; by default the last that is no attack.
     """
 
-    same: dict[str, str] = field(default_factory=lambda: dict(_SAME))
+    same: dict[str, str] = field(default_factory=dict)
     near: str | None = None
     far: str | None = None
-
-
-def paper_title(detector: str) -> str:
-    """Name of a detector as in the paper's tables, where its own method is `ours`."""
-    return _OURS.get(detector) or title(detector)
 
 
 def paper_number(dataset: str, network: str, source: str, method: str, metric: str) -> float | None:
@@ -72,8 +60,9 @@ def paper_number(dataset: str, network: str, source: str, method: str, metric: s
     Args:
         dataset: the classifier's, CIFAR-10 or SVHN.
         network: ResNet or DenseNet.
-        source: attack (FGSM, BIM, C&W, PGD, IterLL, Semantic) or images (SVHN, CIFAR-10, ImageNet, LSUN).
-        method: one of METHODS, or `ours`. Its "Mahalanobis" is taken for the best variant, `mahalanobis_p_fe`.
+        source: attack (fgsm, bim, cw, pgd, iterll, semantic) or images (svhn, cifar10, and resized tiny_imagenet_resize and
+            lsun_resize).
+        method: one of METHODS, or `mlp_all_ones`. Its "Mahalanobis" is taken for the best variant, `mahalanobis_p_fe`.
         metric: one of METRICS; Table 1 has `auroc` only.
 
     Reference:
@@ -124,13 +113,11 @@ class Row:
 
     def numbers(self, kind: str, same: Mapping[str, str]) -> dict[str, OverSeeds]:
         """A metric of each detector over seeds; `same` is source to the paper's name of it."""
-        ours = (
-            "mlp_all_ones" if "mlp_all_ones" in self.metrics else "mlp"
-        )  # the all-ones label alone is the paper's method
+        ours = OURS if OURS in self.metrics else "mlp"  # a run with one label design has `mlp` alone
         found = {}
         for detector, metrics in self.metrics.items():
             if values := metrics.get(METRICS[kind][1]):
-                method, source = "ours" if detector == ours else detector, same.get(self.source, "")
+                method, source = OURS if detector == ours else detector, same.get(self.source, self.source)
                 spread = statistics.stdev(values) if len(values) > 1 else None
                 paper = paper_number(*self.paper, source, method, kind)
                 found[detector] = OverSeeds(statistics.fmean(values), spread, len(values), paper)
@@ -153,9 +140,9 @@ class PaperTable:
     def table(self) -> Table:
         """In %, a column for each detector, the paper's numbers in brackets, the best of each row in bold.
 
-        The paper's methods stand in its order, with ours last, then all others, the audit at the end.
+        The paper's methods stand in its order, with its own last, then all others, the audit at the end.
         """
-        order = [*METHODS, "mlp_all_ones", "mlp"]
+        order = [*METHODS, OURS, "mlp"]
         run = dict.fromkeys(detector for _, numbers in self.lines for detector in numbers)
         others = sorted((name for name in run if name not in order), key=lambda name: name == AUDIT)
         detectors = [*(name for name in order if name in run), *others]
@@ -163,7 +150,7 @@ class PaperTable:
             [*keys, *(_cell(numbers.get(name), name in best_of(numbers)) for name in detectors)]
             for keys, numbers in self.lines
         ]
-        return Table([*self.heads, *map(paper_title, detectors)], rows, len(self.heads))
+        return Table([*self.heads, *detectors], rows, len(self.heads))
 
     @property
     def markdown(self) -> str:
@@ -180,10 +167,10 @@ class PaperTable:
 
 def table_1(rows: Sequence[Row]) -> PaperTable:
     """AUROC on attacked (and corrupted) images, a row for each classifier and attack."""
-    models, order = list(dict.fromkeys(row.model for row in rows)), list(_ATTACKS)
+    models = list(dict.fromkeys(row.model for row in rows))
     made = [row for row in rows if row.perturbed]
-    made.sort(key=lambda row: (models.index(row.model), order.index(row.source) if row.source in order else len(order)))
-    lines: Lines = [((row.model, _ATTACKS.get(row.source, row.source)), row.numbers("auroc", _ATTACKS)) for row in made]
+    made.sort(key=lambda row: (models.index(row.model), [*_ATTACKS, row.source].index(row.source)))
+    lines: Lines = [((row.model, row.source), row.numbers("auroc", {})) for row in made]
     return PaperTable("table_1", "Adversarial detection, AUROC.", ("Model", "Attack"), lines)
 
 

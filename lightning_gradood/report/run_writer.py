@@ -190,7 +190,7 @@ def keep_guard(
         left = f" The guard in {folder} is that of an earlier run." if folder.exists() else ""
         return GuardSummary(f"No guard is saved: {refusal}{left}"), None
     measured, known = chosen.metrics[NORMAL], place.datamodule.sources.knows_anomalies
-    tried, heading = ("anomalies", "images") if known else ("built-in probes", "images (built-in probes)")
+    tried, heading = ("anomalies", "images") if known else ("built-in anomalies", "images (built-in anomalies)")
     fitted = "normal images alone" if chosen.trained_on == NORMAL else chosen.trained_on
     found = f"mean AUROC {percent(chosen.val_auroc)} % on the {tried} of `val`"
     if math.isnan(chosen.val_auroc):

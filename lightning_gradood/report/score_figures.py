@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from lightning_gradood.evaluation import Outcome
 from lightning_gradood.records import NORMAL
-from lightning_gradood.report.tables import Auroc, Table, brackets, percent, title
+from lightning_gradood.report.tables import Auroc, Table, brackets, percent
 
 # Okabe & Ito's (2008) colour-blind-safe palette without yellow (too pale on white) and black (normal is grey).
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
@@ -76,10 +76,10 @@ def precision_recall_curves(outcomes: Sequence[Outcome]) -> Figure:
         test, (colour, dash, _) = outcome.scores["test"], styles[outcome.source]
         precision, recall, _ = precision_recall_curve(test.labels, test.scores)
         area = percent(outcome.metrics["test"]["aupr_out"])
-        label = f"{title(outcome.source)}  {area} ({100 * test.labels.mean():.0f})"
+        label = f"{outcome.source}  {area} ({100 * test.labels.mean():.0f})"
         axes.step(recall, precision, where="post", color=colour, linestyle=dash, label=label)
     axes.set(xlabel="recall", ylabel="precision")
-    heading = f"Precision and recall of {title(outcomes[0].label)}, test split"
+    heading = f"Precision and recall of {outcomes[0].label}, test split"
     return _finish(figure, axes, heading, "AUPR-out in % (share of anomalous images in %)")
 
 
@@ -104,7 +104,7 @@ def score_histograms(outcomes: Sequence[Outcome]) -> Figure:
         if outcome is None:
             axes.set_axis_off()
             continue
-        test, name = outcome.scores["test"], title(outcome.source)
+        test, name = outcome.scores["test"], outcome.source
         for word, label, colour in (("normal", 0, NORMAL_COLOUR), (name, 1, styles[outcome.source][0])):
             own = test.scores[test.labels == label]
             weights = np.full(len(own), 100 / max(len(own), 1))
@@ -115,7 +115,7 @@ def score_histograms(outcomes: Sequence[Outcome]) -> Figure:
         axes.tick_params(labelsize=8)
         axes.legend(loc="upper right", fontsize=7, frameon=False)
         axes.grid(alpha=0.3)
-    figure.suptitle(f"Scores of {title(outcomes[0].label)}, test split", fontsize=11)
+    figure.suptitle(f"Scores of {outcomes[0].label}, test split", fontsize=11)
     figure.supxlabel("score (higher = more anomalous)", fontsize=9)
     figure.supylabel("images of the class, %", fontsize=9)
     return figure
@@ -123,10 +123,10 @@ def score_histograms(outcomes: Sequence[Outcome]) -> Figure:
 
 def heat_map(detector: str, matrix: Table) -> Figure:
     """Draw the AUROC in % of one detector for each source of training (rows) and of testing (columns)."""
-    names, aurocs = [title(str(row[0])) for row in matrix.rows], np.array([row[1:-1] for row in matrix.rows], float)
+    names, aurocs = [str(row[0]) for row in matrix.rows], np.array([row[1:-1] for row in matrix.rows], float)
     figure = _numbers(names, names, aurocs)
     figure.axes[0].set(xlabel="tested on", ylabel="trained on")
-    figure.suptitle(f"AUROC of {title(detector)} in %, test split", fontsize=11)
+    figure.suptitle(f"AUROC of {detector} in %, test split", fontsize=11)
     return figure
 
 

@@ -1,4 +1,4 @@
-"""Tables: their one model, names for readers, the results of a run printed, as matrices, and under the names of loggers."""
+"""Tables: their one model, the results of a run printed, as matrices, and under the names of loggers."""
 
 import itertools
 import math
@@ -9,34 +9,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from tabulate import SEPARATING_LINE, tabulate
 
-from lightning_gradood.data import BUILT_IN
 from lightning_gradood.evaluation import FLAGGED, Failure, Outcome
 from lightning_gradood.records import SPLITS
 from lightning_gradood.report.leaderboard import beside_leaderboard
 
 MEAN = "mean"  # in place of a source, in numbers that are means over sources
 ABSENT = "-"  # in place of a number that there is not
-
-_TITLES = {
-    "baseline": "Baseline", "odin": "ODIN", "lid": "LID", "energy": "Energy", "gradnorm": "GradNorm", "knn": "kNN",
-    "mahalanobis_v": "M(V)", "mahalanobis_p": "M(P)", "mahalanobis_fe": "M(FE)", "mahalanobis_p_fe": "M(P+FE)",
-    "mahalanobis_pp": "Mahalanobis++", "gradient_gaussian": "Gradient Gaussian", "gradient_knn": "Gradient kNN",
-    "mlp": "MLP", "mlp_all_ones": "MLP (all ones)", "mlp_on_synthetic": "MLP (synthetic outliers)",
-    "synthetic_outliers": "Synthetic outliers", "image_statistics": "Image statistics", "consistency": "Consistency",
-    "one_pass": "One pass", "no_anomalies": "No anomalies",
-    "fgsm": "FGSM", "bim": "BIM", "cw": "C&W", "pgd": "PGD", "iterll": "IterLL", "semantic": "Semantic",
-    "svhn": "SVHN", "cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "tiny_imagenet": "TinyImageNet",
-    "tiny_imagenet_resize": "TinyImageNet (resize)", "lsun_resize": "LSUN (resize)", "lsun_crop": "LSUN (crop)",
-}  # fmt: skip
-
-
-def title(name: str) -> str:
-    """The literature's name of a detector or a source, for figures; an unknown name is returned unchanged."""
-    if name.startswith(BUILT_IN):
-        return f"{title(name.removeprefix(BUILT_IN))} (built in)"
-    name, sign, source = name.partition("@")
-    found = _TITLES.get(name, name)
-    return f"{found} (trained on {title(source)})" if sign else found
 
 
 class Cell(NamedTuple):

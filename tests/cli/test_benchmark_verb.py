@@ -39,7 +39,7 @@ experiments:
       trainer.max_epochs: 1
 seeds: [0, 1]
 detectors: [Baseline, {class_path: LID, init_args: {neighbours: [3]}}, ImageStatistics]
-tables: {same: {nine: SVHN}, near: nine, far: photographs}
+tables: {same: {nine: svhn}, near: nine, far: photographs}
 """
 FILE = ["benchmark", "--config", "bench.yaml"]
 HERE = Path("runs/benchmarks/bench")
@@ -97,7 +97,7 @@ def test_calls_are_printed_as_a_user_makes_them_and_seeds_share_the_classifier_b
 
 def test_tables_hold_mean_and_standard_deviation_beside_the_paper_s_and_the_page_is_whole(here):
     names = {"Detection accuracy": "detection_accuracy", "AUROC": "auroc", "AUPR (anomalous positive)": "aupr_out"}
-    expected = {("table_1", "CIFAR-10 (ResNet) / FGSM", name): ("fgsm", "auroc") for name in DETECTORS} | {
+    expected = {("table_1", "CIFAR-10 (ResNet) / fgsm", name): ("fgsm", "auroc") for name in DETECTORS} | {
         ("table_2", f"{title} / CIFAR-10 (ResNet) / {source}", name): (source, metric)
         for title, metric in names.items()
         for source in ("nine", "photographs")
@@ -116,7 +116,7 @@ def test_tables_hold_mean_and_standard_deviation_beside_the_paper_s_and_the_page
         assert float(line["spread"]) == pytest.approx(abs(both[0] - both[1]) / 2**0.5, abs=1e-12)
         assert line["seeds"] == "2"
     paper = {line["row"].rpartition("/")[2].strip(): line["paper"] for line in lines() if line["detector"] == "mlp"}
-    assert (float(paper["FGSM"]), paper["photographs"]) == (0.9345, "")
+    assert (float(paper["fgsm"]), paper["photographs"]) == (0.9345, "")
     page, pictures = whole(HERE / "report.html")
     assert len(pictures) == FIGURES
     wanted = {"Table 1: Adversarial detection, AUROC.", "tiny: Most wrong", "tiny: Reading the network"}
@@ -245,7 +245,7 @@ def test_the_shipped_benchmarks_ask_for_every_detector_that_no_preset_of_the_fie
         type(one).__name__ for one in DetectionSettings(preset="post_hoc").build()
     }  # with MLP, which is always there
     field |= {"PytorchOOD", "Tuned", "KnownAnomalies", "Combined"}
-    field |= {"Weighted", "ViewsSoftmax"}  # of the preset that the files name
+    field |= {"WeightedParts", "ViewsSoftmax"}  # of the preset that the files name
     for call in found:
         asked = {one["class_path"].rpartition(".")[2] for one in call.config["detection"]["detectors"]}
         assert there - field <= asked <= there

@@ -135,7 +135,7 @@ def test_a_folder_of_normal_images_is_enough_and_a_budget_reads_few_of_them(run,
     detect(run, "alone", *ALONE, "--data.train", "null", "--data.normal", "photos", "--data.limits.images", "60")
     output = capsys.readouterr()
     said = output.out + output.err
-    assert "No anomalies are named: no_anomalies, gradient_knn, energy are fitted on" in said
+    assert "No anomalies are named: weighted_parts, gradient_knn, energy are fitted on" in said
     assert "The sources builtin_* are made from the normal images; they do not predict" in said
     outcomes = results("alone")["outcomes"]
     assert list(dict.fromkeys(one["source"] for one in outcomes)) == BUILT_IN

@@ -136,10 +136,10 @@ def test_a_budget_takes_of_each_split_and_class_its_share_and_a_larger_one_the_s
         assert ("normal images fit" in sources.left_out) is (normal is not None)
 
 
-def test_built_in_probes_are_made_of_no_train_image_unless_noise_makes_those_normal():
+def test_built_in_anomalies_are_made_of_no_train_image_unless_noise_makes_those_normal():
     for noise, splits in ((False, {"val", "test"}), (True, {"train", "val", "test"})):
         sources = data(anomalies={}, noise_control=noise)
-        sources.try_built_in_probes()
+        sources.try_built_in_anomalies()
         made = {
             name: {sources.manifest.split_of[one] for one in spec.origins} for name, spec in sources.perturbed.items()
         }

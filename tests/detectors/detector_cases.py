@@ -175,7 +175,7 @@ def cases():
             "synthetic_outliers": against(strength=1.0), "deviations": against(model="deviations", name="deviations"),
             "synthetic_outliers_mlp": against(["features", "confidence"], "mlp", settings=settings, name="other"),
             "combined_synthetic": detectors.Combined([detectors.Energy(), against(["views"])], folds=3),
-            "weighted": detectors.Weighted([detectors.Energy(), detectors.KNN(k=3), against(["features"])], folds=3),
+            "weighted_parts": detectors.WeightedParts([detectors.Energy(), detectors.KNN(k=3), against(["features"])], folds=3),
         }),
         (head_records(width=48), {
             "openmax": detectors.PytorchOOD("pytorch_ood.detector.OpenMax", {"tailsize": 5, "alpha": 2}),

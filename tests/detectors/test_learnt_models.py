@@ -19,7 +19,7 @@ from lightning_gradood.detectors import (
     MahalanobisPP,
     SyntheticOutliers,
     ViewsSoftmax,
-    Weighted,
+    WeightedParts,
 )
 from lightning_gradood.detectors.mlp import Inputs, confidence
 from lightning_gradood.gradients import AllOnes, AllZeros
@@ -117,7 +117,7 @@ def test_folds_keep_an_outlier_with_its_image():
 
 def test_weights_are_learnt_on_kinds_of_outliers_and_folds_that_the_fits_have_not_seen():
     kinds, member = ["blur", "zoom", "rotation"], Spy(needs_anomalies=False, outliers=[Blur(), Zoom(), Rotation()])
-    learnt(Weighted([GradientGaussian(), member], folds=3), with_outliers(records(), *kinds))
+    learnt(WeightedParts([GradientGaussian(), member], folds=3), with_outliers(records(), *kinds))
     *known, last = [(set(part.column("origin_id")), sorted(set(part.column("attack")) - {""})) for part in member.fits]
     blocks = np.array_split(np.arange(len(member.scored)), len(known))
     held = [set().union(*(member.scored[one].column("origin_id") for one in block)) for block in blocks]
@@ -131,7 +131,7 @@ def test_a_detector_that_adds_nothing_gets_no_weight_and_its_probe_is_not_read()
     table = with_outliers(feature_records(), "blur", "zoom")
     noise = np.random.default_rng(5).normal(size=(len(table), 10))
     members = [MahalanobisPP(), Consistency(), SyntheticOutliers(["features"], outliers=KINDS)]
-    detector = Weighted(members, name="several")
+    detector = WeightedParts(members, name="several")
     fitted = learnt(detector, changed(table, probes={"views/mirror+blur": noise}))
     kept = detector.kept(fitted)
     assert [one.name for one in kept.detectors] == list(fitted.names) == ["mahalanobis_pp", "synthetic_outliers"]

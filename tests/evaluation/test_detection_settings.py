@@ -52,7 +52,7 @@ def test_each_probe_is_read_once_and_the_logits_always_and_presets_and_detectors
     expected = ["gradients/all_ones", "mahalanobis", "mahalanobis/preprocessed", "logits"]
     assert names(DetectionSettings(detectors=four).probes()) == expected
     assert names(four) == ["mahalanobis_v", "mahalanobis_fe", "mahalanobis_p", "mahalanobis_p_fe"]
-    presets = {"paper": [], "no_anomalies": ["no_anomalies"], "one_pass": ["one_pass", "mlp_on_synthetic"]}
+    presets = {"paper": [], "no_anomalies": ["weighted_parts"], "one_pass": ["one_pass", "mlp_on_synthetic"]}
     for preset, own in presets.items():
         assert names(DetectionSettings(preset=preset, detectors=[Energy()]).build()) == ["mlp", *own, "energy"]
     *_, one = DetectionSettings(designs, detectors=[Combined([Energy(), SyntheticOutliers(["norms"])])]).build()
@@ -120,4 +120,4 @@ def test_a_budget_takes_fewer_images_but_as_many_as_the_false_positive_rate_and_
     needy = DetectionSettings(budget="quick", detectors=[NeedsMany()])
     assert needy.sizes(False).images[0] == 700
     assert "gradient_knn" in names(DetectionSettings().detectors_for(False))
-    assert names(DetectionSettings(budget="quick").detectors_for(False)) == ["no_anomalies", "energy"]
+    assert names(DetectionSettings(budget="quick").detectors_for(False)) == ["weighted_parts", "energy"]

@@ -38,7 +38,7 @@ DETECTORS = {
     "pytorch_ood_gradnorm": d.PytorchOOD("pytorch_ood.detector.GradNorm"),
     "combined": d.Combined([d.Baseline(), d.MahalanobisPP(), d.Consistency(), d.GradientKNN(DESIGNS, k=3)]),
     "views_softmax": d.ViewsSoftmax(),
-    "weighted": d.Weighted([d.Energy(), d.SyntheticOutliers(outliers=[Blur(), PatchShuffle()])], folds=2),
+    "weighted_parts": d.WeightedParts([d.Energy(), d.SyntheticOutliers(outliers=[Blur(), PatchShuffle()])], folds=2),
     "known_anomalies": d.KnownAnomalies(d.Combined([d.Baseline(), d.MahalanobisPP()])),
 }  # fmt: skip
 NETWORK = {

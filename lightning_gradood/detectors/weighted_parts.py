@@ -24,7 +24,7 @@ _HIGHEST = 12.0  # surprise that weights are learnt on, so that no single image 
 
 
 @dataclass(frozen=True)
-class Weighted(Combined):
+class WeightedParts(Combined):
     """Combine detectors as `Combined` does, with weights that synthetic outliers decide, so that poor ones get none.
 
     For each fold of normal `train` images and each half of the kinds of synthetic outliers, the detectors are fitted
@@ -38,7 +38,7 @@ class Weighted(Combined):
         Wolpert 1992, "Stacked Generalization"; Breiman 1996, "Stacked Regressions", for weights that are not negative.
     """
 
-    name: str = "weighted"
+    name: str = "weighted_parts"
     _least: ClassVar[int] = 1
 
     @property
