@@ -42,6 +42,8 @@ from lightning_gradood.detectors.detector import (
     Fitted,
     FixedDetector,
     SavedDetector,
+    TensorFitted,
+    TensorReadings,
     classes_of,
     load_detector,
     normal_training_records,
@@ -70,7 +72,6 @@ from lightning_gradood.detectors.output_scores import (
 )
 from lightning_gradood.detectors.pytorch_ood_adapter import PytorchOOD, PytorchOODProbe
 from lightning_gradood.detectors.synthetic_outliers import SyntheticOutliers
-from lightning_gradood.detectors.tensor_scores import TensorReadings, tensor_score
 from lightning_gradood.detectors.weighted_parts import WeightedParts
 
 __all__ = [
@@ -80,8 +81,7 @@ __all__ = [
     "GradNormProbe", "GradPCA", "GradPCAProbe", "GradientGaussian", "GradientKNN", "ImageStatistics",
     "ImageStatisticsProbe", "KLMatching", "KnownAnomalies", "Mahalanobis", "MahalanobisPP", "MahalanobisPPPaper",
     "MahalanobisProbe", "MaxLogit", "NNGuide", "NeuronLayer", "NeuronProbe", "OdinProbe", "PerturbedFeaturesProbe",
-    "PytorchOOD", "PytorchOODProbe", "ReAct", "SavedDetector", "SyntheticOutliers", "TensorReadings",
-    "TrainedDetector", "Tuned", "UntrainedMLP", "ViM", "ViewsProbe", "ViewsSoftmax", "WeightedParts", "classes_of",
-    "fit_all", "load_detector", "normal_training_records", "readings", "save_detector", "score_in_blocks",
-    "tensor_score",
+    "PytorchOOD", "PytorchOODProbe", "ReAct", "SavedDetector", "SyntheticOutliers", "TensorFitted",
+    "TensorReadings", "TrainedDetector", "Tuned", "UntrainedMLP", "ViM", "ViewsProbe", "ViewsSoftmax", "WeightedParts",
+    "classes_of", "fit_all", "load_detector", "normal_training_records", "readings", "save_detector", "score_in_blocks",
 ]  # fmt: skip

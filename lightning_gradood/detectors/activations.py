@@ -9,41 +9,36 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from scipy.special import logsumexp
+import torch
+from torch import Tensor
 from typing_extensions import override  # typing has it from Python 3.12 on
 
 from lightning_gradood.core import Percentile
-from lightning_gradood.detectors.detector import Fitted, normal_training_records
-from lightning_gradood.detectors.last_layer import LastLayerDetector
+from lightning_gradood.detectors.detector import Fitted, TensorFitted, TensorReadings, normal_training_records
+from lightning_gradood.detectors.last_layer import LastLayerDetector, energy
 from lightning_gradood.probes import PenultimateProbe
 from lightning_gradood.records import LinearHead, Records
 
 
-def number_above(percentile: float | np.ndarray, width: int) -> np.ndarray:
+def number_above(percentile: Tensor, width: int) -> Tensor:
     """How many of `width` features a percentile leaves: width − round(width·percentile/100), but at least one."""
-    return np.asarray(np.maximum(width - np.round(width * np.asarray(percentile) / 100), 1))
+    return (width - (width * percentile / 100).round()).clamp_min(1)
 
 
-def largest(features: np.ndarray, number: np.ndarray | int) -> np.ndarray:
-    """Mark the `number` (one, or [n, 1]) largest of each row of features [n, D], of equals the first, bool [n, D]."""
-    order, marked = np.argsort(-features, axis=1, kind="stable"), np.empty(features.shape, dtype=bool)
-    np.put_along_axis(marked, order, np.broadcast_to(np.arange(features.shape[1]) < number, features.shape), axis=1)
-    return marked
+def largest(features: Tensor, number: Tensor | int) -> Tensor:
+    """1 for the `number` (one, or [n, 1]) largest of each row of features [n, D], of equals the first, and 0, [n, D]."""
+    first = (torch.arange(features.shape[1]) < number).to(features).expand_as(features)
+    return torch.zeros_like(features).scatter(1, features.argsort(dim=1, descending=True, stable=True), first)
 
 
-def sharpness(features: np.ndarray, kept: np.ndarray) -> np.ndarray:
+def sharpness(features: Tensor, kept: Tensor) -> Tensor:
     """Sum of each row divided by that of what is kept, float64 [n, 1], or 1 where that is 0.
 
     It is at most D / number kept, which features of at least 0 do not exceed; others would overflow after `exp`.
     """
-    every, some = features.sum(axis=1, keepdims=True), (features * kept).sum(axis=1, keepdims=True)
-    ratio = np.divide(every, some, out=np.ones_like(every), where=some != 0)
-    return np.asarray(np.minimum(ratio, features.shape[1] / kept.sum(axis=1, keepdims=True)))
-
-
-def energy(head: LinearHead, features: np.ndarray) -> np.ndarray:
-    """−logsumexp of the logits that a head gives to features [n, D], float64 [n]."""
-    return np.asarray(-logsumexp(head.logits(features), axis=1))
+    every, some = features.sum(dim=1, keepdim=True), (features * kept).sum(dim=1, keepdim=True)
+    ratio = torch.where(some == 0, 1.0, every / torch.where(some == 0, 1.0, some))
+    return torch.minimum(ratio, features.shape[1] / kept.sum(dim=1, keepdim=True))
 
 
 @dataclass(frozen=True)
@@ -87,8 +82,14 @@ class DICE(LastLayerDetector):
 class Shaping(LastLayerDetector):
     """Energy after a change of the features that depends on the image's own features alone."""
 
+    percentile: float
+
+    def above(self, features: Tensor) -> Tensor:
+        """1 for features above the image's percentile, 0 for others, float64 [n, D]."""
+        return largest(features, number_above(torch.tensor(self.percentile), features.shape[1]))
+
     @abstractmethod
-    def shaped(self, features: np.ndarray) -> np.ndarray:
+    def shaped(self, features: Tensor) -> Tensor:
         """Features [n, D] as the head is given them, float64 [n, D]."""
 
     @override
@@ -97,7 +98,7 @@ class Shaping(LastLayerDetector):
 
 
 @dataclass(frozen=True, eq=False)
-class FittedActivations(Fitted):
+class FittedActivations(TensorFitted):
     """A head, and what is done to features before it: `shaping`, or clipping at `ceiling`."""
 
     head: LinearHead
@@ -105,10 +106,8 @@ class FittedActivations(Fitted):
     ceiling: float | None = None
 
     @override
-    def score(self, records: Records) -> np.ndarray:
-        features = records.probe(PenultimateProbe.name)
-        if self.ceiling is not None:
-            features = np.minimum(features, self.ceiling)
+    def tensor_score(self, read: TensorReadings) -> Tensor:
+        features = read.features if self.ceiling is None else read.features.clamp_max(self.ceiling)
         return energy(self.head, features if self.shaping is None else self.shaping.shaped(features))
 
 
@@ -128,11 +127,11 @@ class ASH(Shaping):
     name: str = "ash"
 
     @override
-    def shaped(self, features: np.ndarray) -> np.ndarray:
-        kept = largest(features, number_above(self.percentile, features.shape[1]))
+    def shaped(self, features: Tensor) -> Tensor:
+        kept = self.above(features)
         if self.variant == "b":
-            return np.asarray(kept * features.sum(axis=1, keepdims=True) / kept.sum(axis=1, keepdims=True))
-        return np.asarray(kept * features * (np.exp(sharpness(features, kept)) if self.variant == "s" else 1.0))
+            return kept * features.sum(dim=1, keepdim=True) / kept.sum(dim=1, keepdim=True)
+        return kept * features * (sharpness(features, kept).exp() if self.variant == "s" else 1.0)
 
 
 @dataclass(frozen=True)
@@ -147,6 +146,5 @@ class SCALE(Shaping):
     name: str = "scale"
 
     @override
-    def shaped(self, features: np.ndarray) -> np.ndarray:
-        kept = largest(features, number_above(self.percentile, features.shape[1]))
-        return np.asarray(features * np.exp(sharpness(features, kept)))
+    def shaped(self, features: Tensor) -> Tensor:
+        return features * sharpness(features, self.above(features)).exp()

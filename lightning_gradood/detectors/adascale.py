@@ -20,8 +20,15 @@ from lightning_gradood.core import (
     frozen_network,
     input_gradient,
 )
-from lightning_gradood.detectors.activations import energy, largest, number_above, sharpness
-from lightning_gradood.detectors.detector import Detector, Fitted, normal_training_records
+from lightning_gradood.detectors.activations import largest, number_above, sharpness
+from lightning_gradood.detectors.detector import (
+    Detector,
+    Fitted,
+    TensorFitted,
+    TensorReadings,
+    normal_training_records,
+)
+from lightning_gradood.detectors.last_layer import energy
 from lightning_gradood.detectors.output_scores import leaf
 from lightning_gradood.probes import PENULTIMATE, PenultimateProbe, Probe, feature_layer_outputs
 from lightning_gradood.records import LinearHead, Records
@@ -97,19 +104,20 @@ class AdaSCALE(Detector):
     def fit(self, records: Records, seed: int) -> Fitted:
         table = normal_training_records(records).table
         parts = (Records(table.slice(start, 4096)) for start in range(0, len(table), 4096))  # float64 copies of few
-        return FittedAdaSCALE(self, records.head, np.sort(np.concatenate([self.moves(part) for part in parts])))
+        moves = torch.cat([self.moves(TensorReadings.of(part)) for part in parts])
+        return FittedAdaSCALE(self, records.head, np.sort(moves.numpy()))
 
-    def moves(self, records: Records) -> np.ndarray:
+    def moves(self, read: TensorReadings) -> Tensor:
         """Q, float64 [n]."""
-        features, perturbed = _features(records)
+        features, perturbed = read.features, read.probe(PerturbedFeaturesProbe.name)
         numbers = (max(int(features.shape[1] * percent / 100), 1) for percent in (self.k1, self.k2))
         first, second = (largest(features, number) for number in numbers)
-        shift = np.abs(features - perturbed)
-        return np.asarray((np.maximum(perturbed, 0) * first).sum(axis=1) + self.weight * (shift * second).sum(axis=1))
+        shift = (features - perturbed).abs()
+        return (perturbed.clamp_min(0) * first).sum(dim=1) + self.weight * (shift * second).sum(dim=1)
 
 
 @dataclass(frozen=True, eq=False)
-class FittedAdaSCALE(Fitted):
+class FittedAdaSCALE(TensorFitted):
     """The head, and Q of normal images in ascending order."""
 
     settings: AdaSCALE
@@ -117,14 +125,9 @@ class FittedAdaSCALE(Fitted):
     moves: np.ndarray
 
     @override
-    def score(self, records: Records) -> np.ndarray:
-        features, _ = _features(records)
+    def tensor_score(self, read: TensorReadings) -> Tensor:
         low, high = self.settings.percentiles
-        above = 1 - np.searchsorted(self.moves, self.settings.moves(records), side="right") / len(self.moves)
-        positive = np.maximum(features, 0)
-        kept = largest(positive, number_above((low + above * (high - low))[:, None], features.shape[1]))
-        return energy(self.head, features * np.exp(sharpness(positive, kept)))
-
-
-def _features(records: Records) -> tuple[np.ndarray, np.ndarray]:
-    return records.probe(PenultimateProbe.name), records.probe(PerturbedFeaturesProbe.name)
+        smaller = torch.searchsorted(torch.from_numpy(self.moves), self.settings.moves(read), right=True)
+        above, positive = 1 - smaller / len(self.moves), read.features.clamp_min(0)
+        kept = largest(positive, number_above((low + above * (high - low))[:, None], positive.shape[1]))
+        return energy(self.head, read.features * sharpness(positive, kept).exp())

@@ -5,10 +5,22 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
+import torch
 from scipy.special import log_softmax, logsumexp
+from torch import Tensor
 from typing_extensions import override  # typing has it from Python 3.12 on
 
-from lightning_gradood.detectors.detector import Detector, Fitted, classes_of, float64_blocks, normal_training_records
+from lightning_gradood.detectors.detector import (
+    Detector,
+    Fitted,
+    TensorFitted,
+    TensorReadings,
+    classes_of,
+    float64_blocks,
+    normal_training_records,
+    of_class,
+    product,
+)
 from lightning_gradood.probes import LogitsProbe, PenultimateProbe, Probe
 from lightning_gradood.records import Records
 
@@ -39,19 +51,16 @@ class SHE(Detector):
 
 
 @dataclass(frozen=True, eq=False)
-class FittedSHE(Fitted):
+class FittedSHE(TensorFitted):
     """Classes int64 [C] in ascending order, and the means of their features, behind them that of all, float64 [C + 1, D]."""
 
     classes: np.ndarray
     means: np.ndarray
 
     @override
-    def score(self, records: Records) -> np.ndarray:
-        predictions = records.column("prediction")
-        places = np.searchsorted(self.classes, predictions)
-        known = self.classes[np.minimum(places, len(self.classes) - 1)] == predictions
-        means = self.means[np.where(known, places, len(self.classes))]
-        return np.asarray(-np.einsum("nd,nd->n", records.probe(PenultimateProbe.name), means))
+    def tensor_score(self, read: TensorReadings) -> Tensor:
+        of_all = torch.from_numpy(self.means[-1])
+        return -(read.features * of_class(read.predictions, self.classes, self.means[:-1], of_all)).sum(dim=1)
 
 
 @dataclass(frozen=True)
@@ -80,13 +89,13 @@ class KLMatching(Detector):
 
 
 @dataclass(frozen=True, eq=False)
-class FittedKLMatching(Fitted):
+class FittedKLMatching(TensorFitted):
     """Logarithms of the mean probabilities of each class that is predicted, float64 [C, classes]."""
 
     log_means: np.ndarray
 
     @override
-    def score(self, records: Records) -> np.ndarray:
-        log_p = log_softmax(records.probe(LogitsProbe.name), axis=1)
-        p = np.exp(log_p)
-        return np.asarray(((p * log_p).sum(axis=1, keepdims=True) - p @ self.log_means.T).min(axis=1))
+    def tensor_score(self, read: TensorReadings) -> Tensor:
+        log_p = read.logits.log_softmax(dim=1)
+        p = log_p.exp()
+        return ((p * log_p).sum(dim=1, keepdim=True) - product(p, self.log_means.T)).amin(dim=1)

@@ -6,21 +6,31 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import ClassVar, Literal, Self
+from typing import ClassVar, Literal, Self, TypeVar
 
 import numpy as np
+import torch
+from torch import Tensor
 from typing_extensions import override  # typing has it from Python 3.12 on
 
 from lightning_gradood.core import Component, Refusal
-from lightning_gradood.detectors.detector import Detector, Fitted, normal_training_records, score_in_blocks
+from lightning_gradood.detectors.detector import (
+    Detector,
+    Fitted,
+    TensorFitted,
+    TensorReadings,
+    normal_training_records,
+    score_in_blocks,
+)
 from lightning_gradood.gradients import LabelDesign
-from lightning_gradood.metrics import auroc, conformal_p_values
+from lightning_gradood.metrics import auroc
 from lightning_gradood.perturbations import SyntheticOutlier
 from lightning_gradood.probes import Probe
 from lightning_gradood.records import SYNTHETIC, Records, normal_records
 
 Rule = Literal["fisher", "squares"]
-TAIL = 0.9  # quantile above which the distribution of normal scores is continued by an exponential
+Values = TypeVar("Values", np.ndarray, Tensor)
+_TAIL = 0.9  # quantile above which the distribution of normal scores is continued by an exponential
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,17 +45,24 @@ class EmpiricalTail(Component):
     @cached_property
     def exponential(self) -> tuple[float, float]:
         """Where the exponential tail starts, and its scale."""
-        start = float(np.quantile(self.normal, TAIL))
+        start = float(np.quantile(self.normal, _TAIL))
         above = self.normal[self.normal > start] - start
         smallest = 1e-6 * (float(np.ptp(self.normal)) or 1.0)
         return start, max(float(above.mean()) if len(above) else 0.0, smallest)
 
     def surprise(self, scores: np.ndarray) -> np.ndarray:
         """−log p of each score, float64 [n], at least 0."""
-        start, scale = self.exponential
-        tail = -np.log(1.0 - TAIL) + (scores - start) / scale
-        p_values = np.maximum(conformal_p_values(self.normal, scores), 1.0 - TAIL)
-        return np.asarray(np.where(scores > start, tail, -np.log(p_values)))
+        return np.asarray(self.tensor_surprise(torch.from_numpy(scores)).numpy())
+
+    def tensor_surprise(self, scores: Tensor) -> Tensor:
+        """As `surprise`, of tensors."""
+        (start, scale), normal = self.exponential, torch.from_numpy(self.normal)
+        if torch.compiler.is_compiling():  # ONNX has no search
+            at_least = (normal >= scores[:, None]).sum(dim=1)
+        else:
+            at_least = len(normal) - torch.searchsorted(normal, scores.contiguous())
+        p_values = ((1.0 + at_least.double()) / (len(normal) + 1.0)).clamp_min(1.0 - _TAIL)
+        return torch.where(scores > start, -math.log(1.0 - _TAIL) + (scores - start) / scale, -p_values.log())
 
 
 class _OfSeveral(Detector):
@@ -120,7 +137,8 @@ class Combined(_OfSeveral):
 
     @override
     def parts(self, fitted: Fitted, records: Records) -> dict[str, np.ndarray]:
-        return dict(zip([one.name for one in self.detectors], fitted.parts(records), strict=True))  # type: ignore[attr-defined]
+        parts = fitted.parts(TensorReadings.of(records)).numpy()  # type: ignore[attr-defined]
+        return dict(zip([one.name for one in self.detectors], parts, strict=True))
 
     @override
     def fit(self, records: Records, seed: int) -> Fitted:
@@ -148,7 +166,7 @@ class Combined(_OfSeveral):
 
 
 @dataclass(frozen=True, eq=False)
-class FittedCombined(Fitted):
+class FittedCombined(TensorFitted):
     """What each detector has learnt, its scores of normal images that it was not fitted on, and its weight, float64 [m]."""
 
     rule: Rule
@@ -159,19 +177,19 @@ class FittedCombined(Fitted):
     remark: str = ""
 
     @override
-    def score(self, records: Records) -> np.ndarray:
-        return np.asarray(self.parts(records).sum(axis=0))
+    def tensor_score(self, read: TensorReadings) -> Tensor:
+        return self.parts(read).sum(dim=0)
 
-    def parts(self, records: Records) -> np.ndarray:
+    def parts(self, read: TensorReadings) -> Tensor:
         """What each member adds to the score, float64 [members, n]."""
         pairs = zip(self.members, self.tails, strict=True)
-        surprises = np.stack([tail.surprise(one.score(records)) for one, tail in pairs])
-        return np.asarray(self.weights[:, None] * by_rule(surprises, self.rule))
+        surprises = torch.stack([tail.tensor_surprise(read.score(one)) for one, tail in pairs])
+        return torch.from_numpy(self.weights)[:, None] * by_rule(surprises, self.rule)
 
 
-def by_rule(surprises: np.ndarray, rule: Rule) -> np.ndarray:
+def by_rule(surprises: Values, rule: Rule) -> Values:
     """What is added up of surprises −log p, of any shape: these, or their squares."""
-    return surprises if rule == "fisher" else np.square(surprises)
+    return surprises if rule == "fisher" else surprises * surprises
 
 
 @dataclass(frozen=True)

@@ -6,15 +6,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.special import logsumexp
 from torch import Tensor, nn
 from typing_extensions import override  # typing has it from Python 3.12 on
 
 from lightning_gradood.core import check_finite_rows, exact_arithmetic, frozen_network, to_float64
-from lightning_gradood.detectors.detector import Detector, Fitted, FixedDetector, normal_training_records
+from lightning_gradood.detectors.detector import (
+    Detector,
+    Fitted,
+    FixedDetector,
+    TensorFitted,
+    TensorReadings,
+    normal_training_records,
+)
 from lightning_gradood.detectors.gaussians import ClassGaussian
 from lightning_gradood.probes import LogitsProbe, Probe, SharedLogitsProbe
 from lightning_gradood.records import Records
@@ -64,7 +69,7 @@ def _summary(changes: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class ViewsSoftmax(FixedDetector):
+class ViewsSoftmax(FixedDetector, TensorFitted):
     """log(1 − p) of the image's class, p the softmax of logits that are averaged over the image and its two views.
 
     The changes of all but the three largest logits count as their mean. C&W's images, which lie just behind a decision
@@ -78,11 +83,11 @@ class ViewsSoftmax(FixedDetector):
     probes: ClassVar[Sequence[Probe]] = (LogitsProbe(), ViewsProbe())
 
     @override
-    def score(self, records: Records) -> np.ndarray:
-        logits, changes = -np.sort(-records.probe(LogitsProbe.name), axis=1), records.probe(ViewsProbe.name)
-        both = np.add(*np.split(changes, 2, axis=1))[:, np.minimum(np.arange(logits.shape[1]), _LARGEST)]
-        averaged = logits + both / 3
-        return np.asarray(logsumexp(averaged[:, 1:], axis=1) - logsumexp(averaged, axis=1))
+    def tensor_score(self, read: TensorReadings) -> Tensor:
+        logits = read.logits.sort(dim=1, descending=True).values
+        mirror, blur = read.probe(ViewsProbe.name).chunk(2, dim=1)
+        averaged = logits + (mirror + blur)[:, torch.arange(logits.shape[1]).clamp_max(_LARGEST)] / 3
+        return averaged[:, 1:].logsumexp(1) - averaged.logsumexp(1)
 
 
 @dataclass(frozen=True)
@@ -107,11 +112,11 @@ class Consistency(Detector):
 
 
 @dataclass(frozen=True, eq=False)
-class FittedConsistency(Fitted):
+class FittedConsistency(TensorFitted):
     """Changes of normal images' logits."""
 
     gaussian: ClassGaussian
 
     @override
-    def score(self, records: Records) -> np.ndarray:
-        return self.gaussian.log_distance(records.probe(ViewsProbe.name), records.column("prediction"))
+    def tensor_score(self, read: TensorReadings) -> Tensor:
+        return self.gaussian.log_distance(read.probe(ViewsProbe.name), read.predictions)

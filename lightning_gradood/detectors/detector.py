@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, ClassVar, Self, final
 
 import numpy as np
+import torch
+from torch import Tensor
 from typing_extensions import override  # typing has it from Python 3.12 on
 
 import lightning_gradood
 from lightning_gradood.core import Component, Refusal, atomic_write, pack, unpack
 from lightning_gradood.gradients import LabelDesign
 from lightning_gradood.perturbations import SyntheticOutlier
-from lightning_gradood.probes import LogitsProbe, Probe
+from lightning_gradood.probes import LogitsProbe, PenultimateProbe, Probe
 from lightning_gradood.records import SYNTHETIC, Records
 
 _BLOCK = 32  # rows that are scored together
+_MOST = 256  # rows whose distances to all rows of a bank are in memory together
 _PACKAGES = ("torch", "numpy", "scikit-learn")
 
 
@@ -42,6 +45,80 @@ class Fitted(Component, ABC):
     @abstractmethod
     def score(self, records: Records) -> np.ndarray:
         """Scores float64 [n], any range, higher = more anomalous."""
+
+
+@dataclass(frozen=True)
+class TensorReadings:
+    """What probes have read of N images: float64 [N, width] by a probe's name, and the predicted classes, int64 [N]."""
+
+    probe: Callable[[str], Tensor]
+    predictions: Tensor
+
+    @staticmethod
+    def of(records: Records) -> TensorReadings:
+        """Read records; a probe they do not hold is refused when it is asked for."""
+
+        def probe(name: str) -> Tensor:
+            return torch.from_numpy(np.array(records.stored(name), np.float64))
+
+        return _OfRecords(probe, torch.from_numpy(np.array(records.column("prediction"), np.int64)), records)
+
+    @property
+    def logits(self) -> Tensor:
+        """Of every class."""
+        return self.probe(LogitsProbe.name)
+
+    @property
+    def features(self) -> Tensor:
+        """Penultimate ones."""
+        return self.probe(PenultimateProbe.name)
+
+    def score(self, fitted: Fitted) -> Tensor:
+        """Scores float64 [N] of what a part of a detector has learnt; without records it has to be a `TensorFitted`."""
+        if not isinstance(fitted, TensorFitted):
+            raise Refusal(
+                "The detector's score should be written as operations on tensors. Got that of "
+                f"{type(fitted).__name__}. Derive it from `lightning_gradood.detectors.TensorFitted`."
+            )
+        return fitted.tensor_score(self)
+
+
+@dataclass(frozen=True)
+class _OfRecords(TensorReadings):
+    records: Records
+
+    @override
+    def score(self, fitted: Fitted) -> Tensor:
+        return torch.from_numpy(fitted.score(self.records))
+
+
+class TensorFitted(Fitted):
+    """A `Fitted` whose score is written as operations on tensors, which torch.export traces for an ONNX file."""
+
+    @abstractmethod
+    def tensor_score(self, read: TensorReadings) -> Tensor:
+        """Scores float64 [N], any range, higher = more anomalous."""
+
+    @final
+    @override
+    def score(self, records: Records) -> np.ndarray:
+        parts = (Records(records.table.slice(start, _MOST)) for start in range(0, len(records), _MOST))
+        return np.concatenate([np.empty(0), *(self.tensor_score(TensorReadings.of(part)).numpy() for part in parts)])
+
+
+def product(values: Tensor, matrix: np.ndarray) -> Tensor:
+    """`values @ matrix`, where a row has the same bits wherever it stands in its block: NumPy's product, not torch's."""
+    if torch.compiler.is_compiling():
+        return values @ torch.from_numpy(matrix)
+    return torch.from_numpy(np.asarray(values.numpy() @ matrix))
+
+
+def of_class(predictions: Tensor, classes: np.ndarray, rows: np.ndarray, other: Tensor | float = 0.0) -> Tensor:
+    """Rows [C, D] of the predicted classes, those int64 [C] that are known, and `other` for the rest, [N, D]."""
+    place_of = np.full(max(int(classes.max()), 0) + 2, -1)
+    place_of[classes] = np.arange(len(classes))
+    places = torch.from_numpy(place_of)[predictions.clamp_max(len(place_of) - 1)]
+    return torch.where((places >= 0)[:, None], torch.from_numpy(rows)[places.clamp_min(0)], other)
 
 
 class Detector(Component, ABC):

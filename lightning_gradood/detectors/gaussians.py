@@ -6,7 +6,7 @@ whitening would let the many directions in which normal images hardly differ hid
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import ClassVar
@@ -17,7 +17,16 @@ from torch import Tensor
 from typing_extensions import override  # typing has it from Python 3.12 on
 
 from lightning_gradood.core import LOG_FLOOR, ClosedUnitInterval, Component, say_once, to_float64
-from lightning_gradood.detectors.detector import Detector, Fitted, float64_blocks, normal_training_records
+from lightning_gradood.detectors.detector import (
+    Detector,
+    Fitted,
+    TensorFitted,
+    TensorReadings,
+    float64_blocks,
+    normal_training_records,
+    of_class,
+    product,
+)
 from lightning_gradood.gradients import AllOnes, LabelDesign
 from lightning_gradood.probes import GradientProbe, PenultimateProbe, Probe
 from lightning_gradood.records import Records
@@ -50,7 +59,7 @@ class ClassGaussian(Component):
         values: np.ndarray,
         predictions: np.ndarray,
         whitening: float = 1.0,
-        each: Callable[[np.ndarray], np.ndarray] = np.asarray,
+        each: Callable[[Tensor], Tensor] = torch.detach,
     ) -> ClassGaussian:
         """Learn from values of normal images, float [n, D], n ≥ 2, and their predicted classes, int [n].
 
@@ -63,10 +72,14 @@ class ClassGaussian(Component):
         """
         classes, numbers = np.unique(predictions, return_inverse=True)
         count, width = values.shape
-        origin = each(next(float64_blocks(values))[1]).mean(axis=0)  # moments about a point nearby lose no digits
+
+        def blocks() -> Iterator[tuple[slice, np.ndarray]]:
+            return ((rows, each(torch.from_numpy(block)).numpy()) for rows, block in float64_blocks(values))
+
+        origin = next(blocks())[1].mean(axis=0)  # moments about a point nearby lose no digits
         sums, squares = np.zeros((len(classes), width)), np.zeros(width)
-        for rows, block in float64_blocks(values):
-            relative = each(block) - origin
+        for rows, block in blocks():
+            relative = block - origin
             np.add.at(sums, numbers[rows], relative)
             squares += np.square(relative).sum(axis=0)
         average = sums.sum(axis=0) / count
@@ -80,8 +93,8 @@ class ClassGaussian(Component):
             )
             centres = np.zeros_like(centres)
         scatter, fourth = np.zeros((width, width)), 0.0
-        for rows, block in float64_blocks(values):
-            left = (each(block) - mean) / scale - centres[numbers[rows]]
+        for rows, block in blocks():
+            left = (block - mean) / scale - centres[numbers[rows]]
             scatter += left.T @ left
             fourth += float(np.square(np.square(left).sum(axis=1)).sum())
         covariance = _shrunk(scatter / count, fourth / count, count)
@@ -89,20 +102,18 @@ class ClassGaussian(Component):
         directions = (vectors / np.maximum(eigenvalues, _SMALLEST) ** (whitening / 2)) @ vectors.T
         return cls(mean, scale, classes, centres, directions)
 
-    def whitened(self, values: np.ndarray, predictions: np.ndarray) -> np.ndarray:
+    def whitened(self, values: Tensor, predictions: Tensor) -> Tensor:
         """Values [n, D] relative to the mean of the predicted class, or of all if it is unknown, float64 [n, R]."""
-        places = np.minimum(np.searchsorted(self.classes, predictions), len(self.classes) - 1)
-        known = self.classes[places] == predictions
-        centres = np.where(known[:, None], self.centres[places], 0.0)
-        return np.asarray(((values - self.mean) / self.scale - centres) @ self.directions)
+        standardised = (values - torch.from_numpy(self.mean)) / torch.from_numpy(self.scale)
+        return product(standardised - of_class(predictions, self.classes, self.centres), self.directions)
 
-    def squared_distance(self, values: np.ndarray, predictions: np.ndarray) -> np.ndarray:
+    def squared_distance(self, values: Tensor, predictions: Tensor) -> Tensor:
         """Squared length of the whitened values, float64 [n]; arguments as for `whitened`."""
-        return np.asarray(np.square(self.whitened(values, predictions)).sum(axis=1))
+        return self.whitened(values, predictions).square().sum(dim=1)
 
-    def log_distance(self, values: np.ndarray, predictions: np.ndarray) -> np.ndarray:
+    def log_distance(self, values: Tensor, predictions: Tensor) -> Tensor:
         """Logarithm of `squared_distance`."""
-        return np.asarray(np.log(self.squared_distance(values, predictions) + _SMALLEST))
+        return (self.squared_distance(values, predictions) + _SMALLEST).log()
 
     def confidence(self, features: Tensor) -> Tensor:
         """−½·d² to the closest mean, float64 [N], for features [N, D]; gradients flow to the features.
@@ -135,14 +146,19 @@ def _shrunk(covariance: np.ndarray, fourth: float, count: int) -> np.ndarray:
     return np.asarray((1 - share) * covariance + share * level * np.eye(width))
 
 
-def log_norms(records: Records, columns: Sequence[str]) -> np.ndarray:
+def log_norms(read: TensorReadings, columns: Sequence[str]) -> Tensor:
     """Logarithms of the squared norms in these columns side by side, float64 [n, columns · L]."""
-    return np.log(np.concatenate([records.probe(column) for column in columns], axis=1) + LOG_FLOOR)
+    return torch.cat([read.probe(column) for column in columns], dim=1).add(LOG_FLOOR).log()
 
 
-def unit_length(values: np.ndarray) -> np.ndarray:
+def length(values: Tensor) -> Tensor:
+    """L2 norm of each row, [n, 1]."""
+    return values.square().sum(dim=1, keepdim=True).sqrt()
+
+
+def unit_length(values: Tensor) -> Tensor:
     """Rows of unit length, float64 [n, D], those of zeros as they are."""
-    return np.asarray(values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), _SMALLEST))
+    return values / length(values).clamp_min(_SMALLEST)
 
 
 @dataclass(frozen=True)
@@ -174,20 +190,20 @@ class GradientGaussian(OneClassOfGradients):
     @override
     def fit(self, records: Records, seed: int) -> Fitted:
         normal, columns = normal_training_records(records), [probe.name for probe in self.probes]
-        values = log_norms(normal, columns)
+        values = log_norms(TensorReadings.of(normal), columns).numpy()
         return FittedGradientGaussian(columns, ClassGaussian.of(values, normal.column("prediction"), self.whitening))
 
 
 @dataclass(frozen=True, eq=False)
-class FittedGradientGaussian(Fitted):
+class FittedGradientGaussian(TensorFitted):
     """Log norms of normal images."""
 
     columns: Sequence[str]
     gaussian: ClassGaussian
 
     @override
-    def score(self, records: Records) -> np.ndarray:
-        return self.gaussian.squared_distance(log_norms(records, self.columns), records.column("prediction"))
+    def tensor_score(self, read: TensorReadings) -> Tensor:
+        return self.gaussian.squared_distance(log_norms(read, self.columns), read.predictions)
 
 
 @dataclass(frozen=True)
@@ -212,12 +228,11 @@ class MahalanobisPP(Detector):
 
 
 @dataclass(frozen=True, eq=False)
-class FittedMahalanobisPP(Fitted):
+class FittedMahalanobisPP(TensorFitted):
     """Directions of normal images' features."""
 
     gaussian: ClassGaussian
 
     @override
-    def score(self, records: Records) -> np.ndarray:
-        directions = unit_length(records.probe(PenultimateProbe.name))
-        return self.gaussian.log_distance(directions, records.column("prediction"))
+    def tensor_score(self, read: TensorReadings) -> Tensor:
+        return self.gaussian.log_distance(unit_length(read.features), read.predictions)

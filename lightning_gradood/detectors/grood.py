@@ -131,4 +131,5 @@ class FittedGROOD(Fitted):
 
     @override
     def score(self, records: Records) -> np.ndarray:
-        return self.neighbours.distance(prototype_gradient(records.probe(self.column), self.prototypes))
+        rows = prototype_gradient(records.probe(self.column), self.prototypes)
+        return np.asarray(self.neighbours.distance(torch.from_numpy(rows)).numpy())

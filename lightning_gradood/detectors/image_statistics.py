@@ -4,13 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from typing_extensions import override  # typing has it from Python 3.12 on
 
 from lightning_gradood.core import to_float64
-from lightning_gradood.detectors.detector import Detector, Fitted
+from lightning_gradood.detectors.detector import Detector, Fitted, TensorFitted, TensorReadings
 from lightning_gradood.detectors.logistic import Logistic, fit_logistic
 from lightning_gradood.probes import Probe
 from lightning_gradood.records import Records
@@ -80,20 +79,20 @@ class ImageStatistics(Detector):
     @override
     def fit(self, records: Records, seed: int) -> Fitted:
         train = records.where(split="train")
-        return FittedImageStatistics(fit_logistic(_inputs(train), train.anomalous))
+        return FittedImageStatistics(fit_logistic(_inputs(TensorReadings.of(train)).numpy(), train.anomalous))
 
 
 @dataclass(frozen=True, eq=False)
-class FittedImageStatistics(Fitted):
+class FittedImageStatistics(TensorFitted):
     """A logistic regression on the statistics."""
 
     logistic: Logistic
 
     @override
-    def score(self, records: Records) -> np.ndarray:
-        return self.logistic.score(_inputs(records))
+    def tensor_score(self, read: TensorReadings) -> Tensor:
+        return self.logistic.score(_inputs(read))
 
 
-def _inputs(records: Records) -> np.ndarray:
-    mean, variance, high_frequency, blockiness = records.probe(ImageStatisticsProbe.name).T
-    return np.stack([mean, np.log(variance + _FLOOR), np.log(high_frequency + _FLOOR), blockiness], axis=1)
+def _inputs(read: TensorReadings) -> Tensor:
+    mean, variance, high_frequency, blockiness = read.probe(ImageStatisticsProbe.name).unbind(dim=1)
+    return torch.stack([mean, (variance + _FLOOR).log(), (high_frequency + _FLOOR).log(), blockiness], dim=1)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
+from torch import Tensor
 from typing_extensions import override  # typing has it from Python 3.12 on
 
 from lightning_gradood.core import LOG_FLOOR, OpenUnitInterval, PositiveFloat, Refusal
 from lightning_gradood.detectors.combined import EmpiricalTail
-from lightning_gradood.detectors.detector import Detector, Fitted, score_in_blocks
+from lightning_gradood.detectors.detector import Detector, Fitted, TensorFitted, TensorReadings, score_in_blocks
 from lightning_gradood.detectors.logistic import Logistic, fit_balanced_logistic
 from lightning_gradood.detectors.mlp import confidence
 from lightning_gradood.gradients import LabelDesign
@@ -115,7 +117,7 @@ class KnownAnomalies(Detector):
         for one in range(_FOLDS):
             held = fold == one
             for row, model in enumerate(self._regressions(values[~held], kinds[~held], names)):
-                logits[row, held] = model.score(values[held])
+                logits[row, held] = model.score(torch.from_numpy(values[held]))
         return logits
 
     def _regressions(self, values: np.ndarray, kinds: np.ndarray, names: Sequence[str]) -> list[Logistic]:
@@ -124,7 +126,7 @@ class KnownAnomalies(Detector):
 
 
 @dataclass(frozen=True, eq=False)
-class FittedKnownAnomalies(Fitted):
+class FittedKnownAnomalies(TensorFitted):
     """What the earlier detector and the regression on each `known` source have learnt.
 
     `tails` hold their scores of normal images that they were not fitted on, `shares` their parts of the false alarms.
@@ -138,27 +140,37 @@ class FittedKnownAnomalies(Fitted):
     shares: np.ndarray
 
     @override
-    def score(self, records: Records) -> np.ndarray:
-        return np.asarray(self.surprises(records).max(axis=0))
+    def tensor_score(self, read: TensorReadings) -> Tensor:
+        values = _numbers(read, self.reads)
+        return self._surprises(read, [model.score(values) for model in self.models]).amax(dim=0)
 
     def surprises(self, records: Records, logits: np.ndarray | None = None) -> np.ndarray:
         """−log of each p-value divided by its share, float64 [1 + sources, n]; `logits` stand in for the regressions'."""
-        if logits is None:
-            values = readings(records, self.reads)
-            logits = np.stack([model.score(values) for model in self.models])
-        pairs = zip(self.tails, [self.earlier.score(records), *logits], strict=True)
-        return np.asarray(np.stack([tail.surprise(scores) for tail, scores in pairs]) + np.log(self.shares)[:, None])
+        read = TensorReadings.of(records)
+        if logits is not None:
+            return np.asarray(self._surprises(read, torch.from_numpy(logits)).numpy())
+        values = _numbers(read, self.reads)
+        return np.asarray(self._surprises(read, [model.score(values) for model in self.models]).numpy())
+
+    def _surprises(self, read: TensorReadings, logits: Iterable[Tensor]) -> Tensor:
+        pairs = zip(self.tails, [read.score(self.earlier), *logits], strict=True)
+        surprises = torch.stack([tail.tensor_surprise(scores) for tail, scores in pairs])
+        return surprises + torch.from_numpy(np.log(self.shares))[:, None]
 
 
 def readings(records: Records, probes: Sequence[Probe]) -> np.ndarray:
     """What probes have read as numbers for a linear model, float64 [n, D]: norms as logarithms, logits with `confidence`."""
+    return np.asarray(_numbers(TensorReadings.of(records), probes).numpy())
+
+
+def _numbers(read: TensorReadings, probes: Sequence[Probe]) -> Tensor:
     parts = []
     for probe in probes:
-        values = records.probe(probe.name).astype(np.float64, copy=False)
-        parts.append(np.log(values + LOG_FLOOR) if isinstance(probe, GradientProbe) else values)
+        values = read.probe(probe.name)
+        parts.append((values + LOG_FLOOR).log() if isinstance(probe, GradientProbe) else values)
         if isinstance(probe, LogitsProbe):
             parts.append(confidence(values))
-    return np.concatenate(parts, axis=1)
+    return torch.cat(parts, dim=1)
 
 
 def _kinds(records: Records) -> np.ndarray:

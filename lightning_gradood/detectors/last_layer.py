@@ -8,17 +8,37 @@ from functools import cached_property
 from typing import ClassVar
 
 import numpy as np
+import torch
 from scipy.spatial.distance import cdist
-from scipy.special import logsumexp
+from torch import Tensor
 from typing_extensions import override  # typing has it from Python 3.12 on
 
 from lightning_gradood.core import ClosedUnitInterval, FiniteNonNegative, PositiveInt, Refusal
-from lightning_gradood.detectors.detector import Detector, Fitted, drawn, float64_blocks, normal_training_records
-from lightning_gradood.detectors.gaussians import unit_length
+from lightning_gradood.detectors.detector import (
+    Detector,
+    Fitted,
+    TensorFitted,
+    TensorReadings,
+    drawn,
+    float64_blocks,
+    normal_training_records,
+    product,
+)
+from lightning_gradood.detectors.gaussians import length, unit_length
 from lightning_gradood.probes import PenultimateProbe, Probe
 from lightning_gradood.records import LinearHead, Records
 
 _SMALLEST = 1e-12  # lengths that are divided by
+
+
+def head_logits(head: LinearHead, features: Tensor) -> Tensor:
+    """Logits float64 [n, classes] that a head gives to features float64 [n, D]."""
+    return product(features, head.weight.T) + torch.from_numpy(head.bias)
+
+
+def energy(head: LinearHead, features: Tensor) -> Tensor:
+    """−logsumexp of these logits, float64 [n]."""
+    return -head_logits(head, features).logsumexp(1)
 
 
 @dataclass(frozen=True)
@@ -66,12 +86,12 @@ class ViM(LastLayerDetector):
             largest += head.logits(block).max(axis=1).sum()
         fitted = FittedViM(head, origin, np.linalg.eigh(scatter)[1][:, width - dim :], 1.0)
         for _, block in float64_blocks(features):
-            lengths += fitted.residual(block).sum()
+            lengths += float(fitted.residual(torch.from_numpy(block)).sum())
         return FittedViM(head, origin, fitted.principal, float(largest / max(lengths, _SMALLEST)))
 
 
 @dataclass(frozen=True, eq=False)
-class FittedViM(Fitted):
+class FittedViM(TensorFitted):
     """The principal directions [D, dim] about the origin [D], and α."""
 
     head: LinearHead
@@ -79,15 +99,14 @@ class FittedViM(Fitted):
     principal: np.ndarray
     alpha: float
 
-    def residual(self, features: np.ndarray) -> np.ndarray:
+    def residual(self, features: Tensor) -> Tensor:
         """Lengths of what lies outside of the subspace, float64 [n]."""
-        centred = features - self.origin
-        return np.asarray(np.linalg.norm(centred - centred @ self.principal @ self.principal.T, axis=1))
+        centred = features - torch.from_numpy(self.origin)
+        return length(centred - product(product(centred, self.principal), self.principal.T))[:, 0]
 
     @override
-    def score(self, records: Records) -> np.ndarray:
-        features = records.probe(PenultimateProbe.name)
-        return np.asarray(self.alpha * self.residual(features) - logsumexp(self.head.logits(features), axis=1))
+    def tensor_score(self, read: TensorReadings) -> Tensor:
+        return self.alpha * self.residual(read.features) + energy(self.head, read.features)
 
 
 @dataclass(frozen=True)
@@ -112,7 +131,7 @@ class FDBD(LastLayerDetector):
 
 
 @dataclass(frozen=True, eq=False)
-class FittedFDBD(Fitted):
+class FittedFDBD(TensorFitted):
     """The mean of normal features [D], and distances between the weights of all classes [C, C]."""
 
     head: LinearHead
@@ -120,11 +139,10 @@ class FittedFDBD(Fitted):
     apart: np.ndarray
 
     @override
-    def score(self, records: Records) -> np.ndarray:
-        features = records.probe(PenultimateProbe.name)
-        logits = self.head.logits(features)
-        gaps = (logits.max(axis=1, keepdims=True) - logits) / self.apart[logits.argmax(axis=1)]
-        return np.asarray(-gaps.sum(axis=1) / np.maximum(np.linalg.norm(features - self.mean, axis=1), _SMALLEST))
+    def tensor_score(self, read: TensorReadings) -> Tensor:
+        logits = head_logits(self.head, read.features)
+        gaps = (logits.amax(dim=1, keepdim=True) - logits) / torch.from_numpy(self.apart)[logits.argmax(dim=1)]
+        return -gaps.sum(dim=1) / length(read.features - torch.from_numpy(self.mean))[:, 0].clamp_min(_SMALLEST)
 
 
 @dataclass(frozen=True)
@@ -150,7 +168,7 @@ class NCI(LastLayerDetector):
 
 
 @dataclass(frozen=True, eq=False)
-class FittedNCI(Fitted):
+class FittedNCI(TensorFitted):
     """The mean of normal features [D]."""
 
     alpha: float
@@ -158,11 +176,10 @@ class FittedNCI(Fitted):
     mean: np.ndarray
 
     @override
-    def score(self, records: Records) -> np.ndarray:
-        features = records.probe(PenultimateProbe.name)
-        weights = self.head.weight[self.head.logits(features).argmax(axis=1)]
-        aligned = (unit_length(features - self.mean) * weights).sum(axis=1)
-        return np.asarray(-aligned - self.alpha * np.abs(features).sum(axis=1))
+    def tensor_score(self, read: TensorReadings) -> Tensor:
+        weights = torch.from_numpy(self.head.weight)[head_logits(self.head, read.features).argmax(dim=1)]
+        aligned = (unit_length(read.features - torch.from_numpy(self.mean)) * weights).sum(dim=1)
+        return -aligned - self.alpha * read.features.abs().sum(dim=1)
 
 
 @dataclass(frozen=True)
@@ -188,13 +205,13 @@ class NNGuide(LastLayerDetector):
     def fit(self, records: Records, seed: int) -> Fitted:
         features, head = normal_training_records(records).stored(PenultimateProbe.name), records.head
         size = max(round(self.share * len(features)), 10 * self.k)
-        bank = features[drawn(len(features), size, seed)].astype(np.float64)
-        guides = unit_length(bank) * logsumexp(head.logits(bank), axis=1, keepdims=True)
-        return FittedNNGuide(min(self.k, max(len(bank) // 10, 1)), head, guides.astype(features.dtype))
+        bank = torch.from_numpy(features[drawn(len(features), size, seed)].astype(np.float64))
+        guides = (-unit_length(bank) * energy(head, bank)[:, None]).numpy().astype(features.dtype)
+        return FittedNNGuide(min(self.k, max(len(bank) // 10, 1)), head, guides)
 
 
 @dataclass(frozen=True, eq=False)
-class FittedNNGuide(Fitted):
+class FittedNNGuide(TensorFitted):
     """Directions of the bank's features times their energy, float [m, D]."""
 
     k: int
@@ -206,10 +223,9 @@ class FittedNNGuide(Fitted):
         return self.guides.astype(np.float64).T
 
     @override
-    def score(self, records: Records) -> np.ndarray:
-        features = records.probe(PenultimateProbe.name)
-        similar = np.partition(unit_length(features) @ self._guides, -self.k, axis=1)[:, -self.k :].mean(axis=1)
-        return np.asarray(-similar * logsumexp(self.head.logits(features), axis=1))
+    def tensor_score(self, read: TensorReadings) -> Tensor:
+        similar = product(unit_length(read.features), self._guides)
+        return similar.topk(self.k).values.mean(dim=1) * energy(self.head, read.features)
 
 
 def _mean(records: Records) -> np.ndarray:

@@ -4,8 +4,11 @@ import warnings
 from dataclasses import dataclass
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from lightning_gradood.core import Component, Refusal
+from lightning_gradood.detectors.detector import product
 
 _STRENGTHS = np.logspace(-4, 4, 10)  # scikit-learn's LogisticRegressionCV by default, as are five folds
 _FOLDS = 5
@@ -26,9 +29,10 @@ class Logistic(Component):
     coefficients: np.ndarray
     bias: float
 
-    def score(self, values: np.ndarray) -> np.ndarray:
-        """Logits of being anomalous, float64 [n], for values [n, d]."""
-        return np.asarray((values - self.mean) / self.scale @ self.coefficients + self.bias, dtype=np.float64)
+    def score(self, values: Tensor) -> Tensor:
+        """Logits of being anomalous, float64 [n], for values float64 [n, d]."""
+        standardised = (values - torch.from_numpy(self.mean)) / torch.from_numpy(self.scale)
+        return product(standardised, self.coefficients) + self.bias
 
 
 def fit_balanced_logistic(values: np.ndarray, labels: np.ndarray, strength: float) -> Logistic:

@@ -20,7 +20,15 @@ from lightning_gradood.core import (
     input_gradient,
     to_float64,
 )
-from lightning_gradood.detectors.detector import Detector, Fitted, classes_of, float64_blocks, normal_training_records
+from lightning_gradood.detectors.detector import (
+    Detector,
+    Fitted,
+    TensorFitted,
+    TensorReadings,
+    classes_of,
+    float64_blocks,
+    normal_training_records,
+)
 from lightning_gradood.detectors.gaussians import ClassGaussian, unit_length
 from lightning_gradood.detectors.logistic import Logistic, fit_logistic
 from lightning_gradood.detectors.output_scores import leaf, signs_of
@@ -219,12 +227,13 @@ class Mahalanobis(Detector):
         count = len(probe.magnitudes)
         tried = [FittedMahalanobis(probe.name, index, count, None) for index in range(count)]
         if self.ensemble:
-            tried = [replace(one, logistic=fit_logistic(one.confidences(train), train.anomalous)) for one in tried]
+            values = [train.probe(probe.name)[:, index::count] for index in range(count)]
+            tried = [replace(one, logistic=fit_logistic(values[one.index], train.anomalous)) for one in tried]
         return tried[int(np.argmax([auroc(one.score(val), val.anomalous) for one in tried]))]
 
 
 @dataclass(frozen=True, eq=False)
-class FittedMahalanobis(Fitted):
+class FittedMahalanobis(TensorFitted):
     """The number of the best magnitude among how many; the regression over all feature layers of an ensemble."""
 
     column: str
@@ -232,13 +241,9 @@ class FittedMahalanobis(Fitted):
     magnitudes: int
     logistic: Logistic | None
 
-    def confidences(self, records: Records) -> np.ndarray:
-        """Of every feature layer for the magnitude, [n, feature layers]."""
-        return records.probe(self.column)[:, self.index :: self.magnitudes]
-
     @override
-    def score(self, records: Records) -> np.ndarray:
-        confidences = self.confidences(records)
+    def tensor_score(self, read: TensorReadings) -> Tensor:
+        confidences = read.probe(self.column)[:, self.index :: self.magnitudes]  # one of each feature layer
         return -confidences[:, -1] if self.logistic is None else self.logistic.score(confidences)
 
 
@@ -268,8 +273,8 @@ class RMDS(Detector):
         classes = classes_of(normal) - min(0, classes_of(normal).min())  # −1 stands for no class
         moments = Moments(int(classes.max()) + 1)
         for rows, block in float64_blocks(normal.stored(PenultimateProbe.name)):
-            values = unit_length(block) if self.directions else block
-            moments.add(torch.from_numpy(values), torch.from_numpy(classes[rows]))
+            values = torch.from_numpy(block)
+            moments.add(unit_length(values) if self.directions else values, torch.from_numpy(classes[rows]))
         background = moments.gaussian(apart=False) if self.relative else None
         return FittedRMDS(self.directions, moments.gaussian(), background)
 
@@ -297,7 +302,7 @@ class MahalanobisPPPaper(RMDSPP):
 
 
 @dataclass(frozen=True, eq=False)
-class FittedRMDS(Fitted):
+class FittedRMDS(TensorFitted):
     """Normal features by class and, where the distance is relative, all together; `directions` as in `RMDS`."""
 
     directions: bool
@@ -305,10 +310,7 @@ class FittedRMDS(Fitted):
     background: ClassGaussian | None
 
     @override
-    def score(self, records: Records) -> np.ndarray:
-        features = records.probe(PenultimateProbe.name)
-        values = torch.tensor(unit_length(features) if self.directions else features)
+    def tensor_score(self, read: TensorReadings) -> Tensor:
+        values = unit_length(read.features) if self.directions else read.features
         distances = -2 * self.gaussian.confidence(values)
-        if self.background is not None:
-            distances += 2 * self.background.confidence(values)
-        return distances.numpy()
+        return distances if self.background is None else distances + 2 * self.background.confidence(values)

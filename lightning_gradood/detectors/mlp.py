@@ -8,14 +8,13 @@ from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, ClassVar, Literal, final
 
-import numpy as np
 import torch
-from scipy.special import logsumexp
+from torch import Tensor
 from typing_extensions import override  # typing has it from Python 3.12 on
 
 from lightning_gradood.core import LOG_FLOOR, Component, Refusal
 from lightning_gradood.detectors.consistency import ViewsProbe
-from lightning_gradood.detectors.detector import Detector, Fitted
+from lightning_gradood.detectors.detector import Detector, Fitted, TensorFitted, TensorReadings
 from lightning_gradood.gradients import LabelDesign
 from lightning_gradood.networks import MLPSettings, RepresentationMLP
 from lightning_gradood.probes import FeatureSpreadProbe, GradientProbe, LogitsProbe, Probe
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
     from lightning_gradood.tasks import Member, Trained
 
 Input = Literal["norms", "features", "confidence", "views"]
-Labelled = tuple[np.ndarray, np.ndarray]  # values float64 [n, D], and labels int64 [n]: 0 normal, 1 anomalous
+Labelled = tuple[Tensor, Tensor]  # values float64 [n, D], and labels int64 [n]: 0 normal, 1 anomalous
 
 
 @dataclass(frozen=True)
@@ -61,30 +60,30 @@ class Inputs(Component):
         """The probes that are read, each once."""
         return [probe for probes in self._probes.values() for probe in probes]
 
-    def values(self, records: Records) -> np.ndarray:
-        """The numbers of each record, float64 [n, D]."""
+    def values(self, read: TensorReadings) -> Tensor:
+        """The numbers of each image, float64 [n, D]."""
         parts = []
         for name, probes in self._probes.items():
-            values = np.concatenate([records.probe(probe.name) for probe in probes], axis=1)
+            values = torch.cat([read.probe(probe.name) for probe in probes], dim=1)
             if name == "norms" and self.log_norms:
-                values = np.log(values + LOG_FLOOR)
+                values = (values + LOG_FLOOR).log()
             parts.append(confidence(values) if name == "confidence" else values)
-        return np.concatenate(parts, axis=1)
+        return torch.cat(parts, dim=1)
 
 
-def confidence(logits: np.ndarray) -> np.ndarray:
+def confidence(logits: Tensor) -> Tensor:
     """Nine numbers that say how sure the classifier is, float64 [n, 9], of logits [n, classes]; see `Inputs`.
 
     Of fewer than three classes missing logits count as the smallest one; beside a single logit, the other is 0.
     """
     if logits.shape[1] == 1:
-        logits = np.concatenate([logits, np.zeros_like(logits)], axis=1)
-    ordered = -np.sort(-logits, axis=1)
-    top = np.concatenate([ordered, ordered[:, -1:]], axis=1)[:, :3]
-    energy = logsumexp(ordered, axis=1)
-    others = logsumexp(ordered[:, 1:], axis=1) - energy
-    gaps = (top[:, 0] - top[:, 1], top[:, 1] - top[:, 2])
-    return np.column_stack([energy, *gaps, others, logits.mean(axis=1), logits.std(axis=1), top])
+        logits = torch.cat([logits, torch.zeros_like(logits)], dim=1)
+    ordered = logits.sort(dim=1, descending=True).values
+    top = torch.cat([ordered, ordered[:, -1:]], dim=1)[:, :3]
+    energy, mean = ordered.logsumexp(1, keepdim=True), logits.mean(dim=1, keepdim=True)
+    others = ordered[:, 1:].logsumexp(1, keepdim=True) - energy
+    deviation = (logits - mean).square().mean(dim=1, keepdim=True).sqrt()
+    return torch.cat([energy, top[:, :2] - top[:, 1:], others, mean, deviation, top], dim=1)
 
 
 class TrainedDetector(Detector):
@@ -132,13 +131,13 @@ class MLP(TrainedDetector):
     @override
     def begin(self, records: Records, seed: int) -> UntrainedMLP:
         parts = [records.where(split=split) for split in ("train", "val")]
-        train, val = ((self.inputs.values(part), part.anomalous) for part in parts)
+        train, val = ((self.inputs.values(TensorReadings.of(part)), torch.from_numpy(part.anomalous)) for part in parts)
         settings = replace(self.settings, log_values=False) if self.inputs.log_norms else self.settings
         return UntrainedMLP.of(self.inputs, settings, train, val, seed)
 
 
 @dataclass(frozen=True, eq=False)
-class FittedMLP(Fitted):
+class FittedMLP(TensorFitted):
     """A trained network on its inputs, and the curves of its training."""
 
     inputs: Inputs
@@ -146,9 +145,8 @@ class FittedMLP(Fitted):
     curves: Sequence[Mapping[str, float]] = ()
 
     @override
-    def score(self, records: Records) -> np.ndarray:
-        logits = self.network(torch.from_numpy(self.inputs.values(records)))
-        return np.asarray(logits.double().numpy())
+    def tensor_score(self, read: TensorReadings) -> Tensor:
+        return self.network(self.inputs.values(read)).double()
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,8 +161,7 @@ class UntrainedMLP:
         """Take values of `inputs` and labels of both splits."""
         from lightning_gradood.tasks import Member  # Lightning trains it; what scores needs none
 
-        own, others = ((torch.from_numpy(values), torch.from_numpy(labels)) for values, labels in (train, val))
-        return cls(inputs, Member.of(own, others, settings, seed))
+        return cls(inputs, Member.of(train, val, settings, seed))
 
 
 def fit_all(begins: Iterable[Callable[[], Fitted | UntrainedMLP]]) -> list[Fitted | Exception]:

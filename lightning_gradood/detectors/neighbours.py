@@ -9,19 +9,28 @@ from functools import cached_property
 from typing import ClassVar
 
 import numpy as np
+import torch
 from scipy.spatial.distance import cdist
+from torch import Tensor
 from typing_extensions import override  # typing has it from Python 3.12 on
 
 from lightning_gradood.core import ClosedUnitInterval, Component, PositiveInt, say_once
-from lightning_gradood.detectors.detector import Detector, Fitted, drawn, normal_training_records
-from lightning_gradood.detectors.gaussians import ClassGaussian, OneClassOfGradients, log_norms, unit_length
+from lightning_gradood.detectors.detector import (
+    Detector,
+    Fitted,
+    TensorFitted,
+    TensorReadings,
+    drawn,
+    normal_training_records,
+    product,
+)
+from lightning_gradood.detectors.gaussians import ClassGaussian, OneClassOfGradients, length, log_norms, unit_length
 from lightning_gradood.detectors.logistic import Logistic, fit_logistic
 from lightning_gradood.metrics import auroc
 from lightning_gradood.probes import FeatureProbe, PenultimateProbe, Probe, columns_by_layer
 from lightning_gradood.records import Records
 
 BANK = 400  # megabytes, by default
-_MEGABYTES = 256  # of distances at a time
 _MOST_FEATURES, _MOST_GRADIENTS = 50, 10  # the default rank at most: the paper's; chosen on validation data
 
 
@@ -47,16 +56,12 @@ class Neighbours(Component):
         rank = min(k if k is not None else min(max(number // 16, 1), most), number)
         return cls(rows, max(round(rank * len(rows) / number), 1))
 
-    def distance(self, values: np.ndarray) -> np.ndarray:
-        """Euclidean distance of each row of values [n, D] to its neighbour of that rank, float64 [n]."""
-        size, found = max(_MEGABYTES * 1_000_000 // (8 * len(self.rows)), 1), np.empty(len(values))
-        for start in range(0, len(values), size):
-            some = values[start : start + size]
-            order = self._squares - 2 * (some.astype(self.rows.dtype) @ self.rows.T)
-            nearest = np.argpartition(order, self.rank - 1, axis=1)[:, self.rank - 1]
-            # by differences: products lose the digits of short distances
-            found[start : start + size] = np.linalg.norm(some - self.rows[nearest], axis=1)
-        return found
+    def distance(self, values: Tensor) -> Tensor:
+        """Euclidean distance of each row of values float64 [n, D] to its neighbour of that rank, float64 [n]."""
+        rows = torch.from_numpy(self.rows)
+        order = torch.from_numpy(self._squares) - 2 * product(values.to(rows), self.rows.T)
+        nearest = order.topk(self.rank, largest=False).indices[:, -1]
+        return length(values - rows[nearest])[:, 0]  # by differences: products lose the digits of short distances
 
     @cached_property
     def _squares(self) -> np.ndarray:
@@ -94,19 +99,19 @@ class KNN(Detector):
     def fit(self, records: Records, seed: int) -> Fitted:
         features = normal_training_records(records, self.fewest).stored(PenultimateProbe.name)
         kept = features[bank(features, self.megabytes, seed)]
-        rows = unit_length(kept.astype(np.float64)).astype(np.result_type(kept, np.float32))
+        rows = unit_length(torch.from_numpy(kept.astype(np.float64))).numpy().astype(np.result_type(kept, np.float32))
         return FittedKNN(Neighbours.of(rows, self.k, _MOST_FEATURES, len(features)))
 
 
 @dataclass(frozen=True, eq=False)
-class FittedKNN(Fitted):
+class FittedKNN(TensorFitted):
     """Directions of normal features."""
 
     neighbours: Neighbours
 
     @override
-    def score(self, records: Records) -> np.ndarray:
-        return self.neighbours.distance(unit_length(records.probe(PenultimateProbe.name)))
+    def tensor_score(self, read: TensorReadings) -> Tensor:
+        return self.neighbours.distance(unit_length(read.features))
 
 
 @dataclass(frozen=True)
@@ -130,15 +135,15 @@ class GradientKNN(OneClassOfGradients):
     @override
     def fit(self, records: Records, seed: int) -> Fitted:
         normal, columns = normal_training_records(records), [probe.name for probe in self.probes]
-        values, predictions = log_norms(normal, columns), normal.column("prediction")
-        gaussian = ClassGaussian.of(values, predictions, self.whitening)
-        kept = bank(values, self.megabytes, seed)
-        whitened = gaussian.whitened(values[kept], predictions[kept])
+        values, predictions = log_norms(TensorReadings.of(normal), columns), normal.column("prediction")
+        gaussian = ClassGaussian.of(values.numpy(), predictions, self.whitening)
+        kept = bank(values.numpy(), self.megabytes, seed)
+        whitened = gaussian.whitened(values[kept], torch.from_numpy(predictions[kept])).numpy()
         return FittedGradientKNN(columns, gaussian, Neighbours.of(whitened, self.k, _MOST_GRADIENTS, len(values)))
 
 
 @dataclass(frozen=True, eq=False)
-class FittedGradientKNN(Fitted):
+class FittedGradientKNN(TensorFitted):
     """Whitened representations of normal images."""
 
     columns: Sequence[str]
@@ -146,9 +151,8 @@ class FittedGradientKNN(Fitted):
     neighbours: Neighbours
 
     @override
-    def score(self, records: Records) -> np.ndarray:
-        values = log_norms(records, self.columns)
-        return self.neighbours.distance(self.gaussian.whitened(values, records.column("prediction")))
+    def tensor_score(self, read: TensorReadings) -> Tensor:
+        return self.neighbours.distance(self.gaussian.whitened(log_norms(read, self.columns), read.predictions))
 
 
 _BATCH = 100  # images, as in the original
@@ -270,7 +274,8 @@ class LID(Detector):
         train, val = (records.where(split=split) for split in ("train", "val"))
         seen, unseen = (neighbourhoods.dimensionality(part, part.stored(column), layers, grid) for part in (train, val))
         regressions = [fit_logistic(seen[:, index], train.anomalous) for index in range(len(grid))]
-        areas = [auroc(one.score(unseen[:, index]), val.anomalous) for index, one in enumerate(regressions)]
+        scores = (one.score(torch.from_numpy(unseen[:, index])) for index, one in enumerate(regressions))
+        areas = [auroc(one.numpy(), val.anomalous) for one in scores]
         best = int(np.argmax(areas))
         return FittedLID(column, layers, grid[best], neighbourhoods, regressions[best])
 
@@ -289,4 +294,4 @@ class FittedLID(Fitted):
     def score(self, records: Records) -> np.ndarray:
         values = records.stored(self.column)
         dimensions = self.neighbourhoods.dimensionality(records, values, self.layers, [self.k])
-        return self.logistic.score(dimensions[:, 0])
+        return np.asarray(self.logistic.score(torch.from_numpy(dimensions[:, 0])).numpy())

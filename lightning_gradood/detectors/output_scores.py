@@ -8,7 +8,6 @@ from typing import ClassVar
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.special import log_softmax, logsumexp
 from torch import Tensor, nn
 from typing_extensions import override  # typing has it from Python 3.12 on
 
@@ -22,7 +21,7 @@ from lightning_gradood.core import (
     input_gradient,
     to_float64,
 )
-from lightning_gradood.detectors.detector import Detector, Fitted, FixedDetector
+from lightning_gradood.detectors.detector import Detector, Fitted, FixedDetector, TensorFitted, TensorReadings
 from lightning_gradood.gradients import Predicted
 from lightning_gradood.metrics import auroc
 from lightning_gradood.networks import TwoLogits
@@ -33,38 +32,40 @@ _TEMPERATURES = (1.0, 10.0, 100.0, 1000.0)
 _MAGNITUDES = (0.0, 0.0005, 0.001, 0.0014, 0.002, 0.0024, 0.005, 0.01, 0.05, 0.1, 0.2)
 
 
+class OutputScore(FixedDetector, TensorFitted):
+    """Base of formulas of what the network gives out."""
+
+    probes: ClassVar[Sequence[Probe]] = (LogitsProbe(),)
+
+
 @dataclass(frozen=True)
-class Baseline(FixedDetector):
+class Baseline(OutputScore):
     """Maximum softmax probability p (Hendrycks, Gimpel 2017, section 2), as log(1 − p), in (−∞, 0).
 
     That is the order of −p, but without ties where p rounds to 1.
     """
 
     name: str = "baseline"
-    probes: ClassVar[Sequence[Probe]] = (LogitsProbe(),)
 
     @override
-    def score(self, records: Records) -> np.ndarray:
-        logits = records.probe(LogitsProbe.name)
-        others = logits.copy()
-        np.put_along_axis(others, logits.argmax(axis=1, keepdims=True), -np.inf, axis=1)
-        return np.asarray(logsumexp(others, axis=1) - logsumexp(logits, axis=1))
+    def tensor_score(self, read: TensorReadings) -> Tensor:
+        others = read.logits.scatter(1, read.logits.argmax(dim=1, keepdim=True), -torch.inf)
+        return others.logsumexp(1) - read.logits.logsumexp(1)
 
 
 @dataclass(frozen=True)
-class MaxLogit(FixedDetector):
+class MaxLogit(OutputScore):
     """The largest logit, negated (Hendrycks, Basart, Mazeika et al. 2022; OpenOOD's `mls`)."""
 
     name: str = "maxlogit"
-    probes: ClassVar[Sequence[Probe]] = (LogitsProbe(),)
 
     @override
-    def score(self, records: Records) -> np.ndarray:
-        return np.asarray(-records.probe(LogitsProbe.name).max(axis=1))
+    def tensor_score(self, read: TensorReadings) -> Tensor:
+        return -read.logits.amax(dim=1)
 
 
 @dataclass(frozen=True)
-class GEN(FixedDetector):
+class GEN(OutputScore):
     """Generalised entropy Σ p^γ·(1 − p)^γ over the `largest` softmax probabilities p, at least 0.
 
     Reference:
@@ -75,28 +76,24 @@ class GEN(FixedDetector):
     gamma: FinitePositive = 0.1
     largest: PositiveInt = 100
     name: str = "gen"
-    probes: ClassVar[Sequence[Probe]] = (LogitsProbe(),)
 
     @override
-    def score(self, records: Records) -> np.ndarray:
-        log_p = np.sort(log_softmax(records.probe(LogitsProbe.name), axis=1), axis=1)  # ascending
-        log_rest = np.log1p(-np.exp(log_p[:, :-1]))
-        log_rest = np.column_stack([log_rest, logsumexp(log_p[:, :-1], axis=1)])
-        return np.asarray(np.exp(self.gamma * (log_p + log_rest))[:, -self.largest :].sum(axis=1))
+    def tensor_score(self, read: TensorReadings) -> Tensor:
+        log_p = read.logits.sort(dim=1).values - read.logits.logsumexp(1, keepdim=True)
+        rest = torch.cat([torch.log1p(-log_p[:, :-1].exp()), log_p[:, :-1].logsumexp(1, keepdim=True)], dim=1)
+        return (self.gamma * (log_p + rest)).exp()[:, -self.largest :].sum(dim=1)
 
 
 @dataclass(frozen=True)
-class Energy(FixedDetector):
+class Energy(OutputScore):
     """−T·logsumexp(z / T) of the logits z, T = `temperature` above 0 (Liu, Wang, Owens, Li 2020, Eq. 4)."""
 
     temperature: FinitePositive = 1.0
     name: str = "energy"
-    probes: ClassVar[Sequence[Probe]] = (LogitsProbe(),)
 
     @override
-    def score(self, records: Records) -> np.ndarray:
-        scaled = records.probe(LogitsProbe.name) / self.temperature
-        return np.asarray(-self.temperature * logsumexp(scaled, axis=1))
+    def tensor_score(self, read: TensorReadings) -> Tensor:
+        return -self.temperature * (read.logits / self.temperature).logsumexp(1)
 
 
 @dataclass(frozen=True)
@@ -147,15 +144,15 @@ def _refuse_other_heads(network: nn.Module, logits: Tensor, features: Tensor) ->
 
 
 @dataclass(frozen=True)
-class GradNorm(FixedDetector):
+class GradNorm(OutputScore):
     """The negated value of `GradNormProbe`: normal images are expected to ask for the larger change."""
 
     name: str = "gradnorm"
     probes: ClassVar[Sequence[Probe]] = (GradNormProbe(),)
 
     @override
-    def score(self, records: Records) -> np.ndarray:
-        return np.asarray(-records.probe(GradNormProbe.name)[:, 0])
+    def tensor_score(self, read: TensorReadings) -> Tensor:
+        return -read.probe(GradNormProbe.name)[:, 0]
 
 
 def signs_of(gradient: Tensor, channel_steps: Sequence[float] | None = None) -> Tensor:
@@ -281,11 +278,11 @@ class ODIN(Detector):
 
 
 @dataclass(frozen=True, eq=False)
-class FittedODIN(Fitted):
+class FittedODIN(TensorFitted):
     """The column of `OdinProbe.grid` that is best on `val`."""
 
     column: int
 
     @override
-    def score(self, records: Records) -> np.ndarray:
-        return -records.probe(OdinProbe.name)[:, self.column]
+    def tensor_score(self, read: TensorReadings) -> Tensor:
+        return -read.probe(OdinProbe.name)[:, self.column]

@@ -8,10 +8,19 @@ from functools import cached_property
 from typing import ClassVar, Literal
 
 import numpy as np
+import torch
+from torch import Tensor
 from typing_extensions import override  # typing has it from Python 3.12 on
 
 from lightning_gradood.core import Component, PositiveFloat
-from lightning_gradood.detectors.detector import Fitted, normal_training_records, outlier_training_records
+from lightning_gradood.detectors.detector import (
+    Fitted,
+    TensorFitted,
+    TensorReadings,
+    normal_training_records,
+    of_class,
+    outlier_training_records,
+)
 from lightning_gradood.detectors.logistic import Logistic, fit_balanced_logistic
 from lightning_gradood.detectors.mlp import Input, Inputs, TrainedDetector, UntrainedMLP
 from lightning_gradood.gradients import AllOnes, LabelDesign
@@ -21,7 +30,7 @@ from lightning_gradood.probes import Probe
 from lightning_gradood.records import Records
 
 _HELD_OUT = 5  # every so many-th image, with its outliers, stops the MLP's training
-FARTHEST = 4.0  # standard deviations from the class' centre; what is farther counts as that
+_FARTHEST = 4.0  # standard deviations from the class' centre; what is farther counts as that
 _PRIOR = 5  # images at the mean of all by which a class' mean is shrunk
 _LARGEST = 6000  # records of either kind that a linear model is fitted on; more change nothing and take longer
 
@@ -76,17 +85,18 @@ class SyntheticOutliers(TrainedDetector):
         if self.model == "linear":
             random = np.random.default_rng(seed)
             normal, outliers = _some(normal, random), _some(outliers, random)
-        values = np.concatenate([self.read.values(part) for part in (normal, outliers)])
+        reads = [TensorReadings.of(part) for part in (normal, outliers)]
+        values = torch.cat([self.read.values(read) for read in reads])
         labels = np.repeat([0, 1], [len(normal), len(outliers)])
         if self.model == "linear":
-            return FittedSyntheticOutliers(self.read, fit_balanced_logistic(values, labels, self.strength))
+            return FittedSyntheticOutliers(self.read, fit_balanced_logistic(values.numpy(), labels, self.strength))
         if self.model == "deviations":
-            classes = np.concatenate([part.column("prediction") for part in (normal, outliers)])
-            deviations = Deviations.of(values[labels == 0], classes[labels == 0])
-            logistic = fit_balanced_logistic(deviations.of_values(values, classes), labels, self.strength)
+            deviations = Deviations.of(values.numpy()[labels == 0], normal.column("prediction"))
+            found = deviations.of_values(values, torch.cat([read.predictions for read in reads]))
+            logistic = fit_balanced_logistic(found.numpy(), labels, self.strength)
             return FittedSyntheticOutliers(self.read, logistic, deviations)
         held = _held_out([*normal.column("origin_id"), *outliers.column("origin_id")], seed)
-        train, stop = ((values[rows], labels[rows]) for rows in (~held, held))
+        train, stop = ((values[rows], torch.from_numpy(labels[rows])) for rows in (~held, held))
         # logarithms were taken where they belong
         settings = replace(self.settings or MLPSettings(), log_values=False)
         return UntrainedMLP.of(self.read, settings, train, stop, seed)
@@ -117,17 +127,15 @@ class Deviations(Component):
         np.add.at(sums, numbers, (values - mean) / scale)
         return cls(mean, scale, classes, sums / (np.bincount(numbers) + _PRIOR)[:, None])
 
-    def of_values(self, values: np.ndarray, predictions: np.ndarray) -> np.ndarray:
+    def of_values(self, values: Tensor, predictions: Tensor) -> Tensor:
         """Standard deviations from the centre of the predicted class, at most 4 either way, and without sign, [n, 2D]."""
-        places = np.minimum(np.searchsorted(self.classes, predictions), len(self.classes) - 1)
-        known = self.classes[places] == predictions
-        centres = np.where(known[:, None], self.centres[places], 0.0)
-        found = np.clip((values - self.mean) / self.scale - centres, -FARTHEST, FARTHEST)
-        return np.concatenate([found, np.abs(found)], axis=1)
+        standardised = (values - torch.from_numpy(self.mean)) / torch.from_numpy(self.scale)
+        found = (standardised - of_class(predictions, self.classes, self.centres)).clamp(-_FARTHEST, _FARTHEST)
+        return torch.cat([found, found.abs()], dim=1)
 
 
 @dataclass(frozen=True, eq=False)
-class FittedSyntheticOutliers(Fitted):
+class FittedSyntheticOutliers(TensorFitted):
     """The linear model, of the values themselves or of their deviations."""
 
     inputs: Inputs
@@ -135,10 +143,10 @@ class FittedSyntheticOutliers(Fitted):
     deviations: Deviations | None = None
 
     @override
-    def score(self, records: Records) -> np.ndarray:
-        values = self.inputs.values(records)
+    def tensor_score(self, read: TensorReadings) -> Tensor:
+        values = self.inputs.values(read)
         if self.deviations is not None:
-            values = self.deviations.of_values(values, records.column("prediction"))
+            values = self.deviations.of_values(values, read.predictions)
         return self.logistic.score(values)
 
 

@@ -1,6 +1,6 @@
 """A guard as one ONNX file: images in, verdicts out; it is run in onnxruntime and compared before it is handed out.
 
-The probes and the network are traced by torch.export as they are; scores are those of `detectors.tensor_score`, in
+The probes and the network are traced by torch.export as they are; scores are those of `TensorFitted.tensor_score`, in
 float64. Calibration scores and threshold are inside.
 """
 
@@ -30,8 +30,8 @@ from lightning_gradood.detectors import (
     FittedCombined,
     MahalanobisProbe,
     SavedDetector,
+    TensorFitted,
     TensorReadings,
-    tensor_score,
 )
 from lightning_gradood.guard.guard import Guard
 from lightning_gradood.metrics import conformal_p_values
@@ -102,7 +102,7 @@ def unexportable(saved: SavedDetector) -> str:
     if found := [one.name for one in others if not isinstance(one, MahalanobisProbe) or any(one.magnitudes)]:
         return f"reads {', '.join(found)}"
     members = saved.fitted.members if isinstance(saved.fitted, FittedCombined) else [saved.fitted]
-    kinds = [type(one) for one in members if tensor_score.dispatch(type(one)) is tensor_score.dispatch(Fitted)]
+    kinds = [type(one) for one in members if not isinstance(one, TensorFitted)]
     return f"has a {kinds[0].__name__}, whose score is not written as operations on tensors" if kinds else ""
 
 
@@ -118,7 +118,7 @@ class _Graph(nn.Module):
         reading = read_probes(self.guard.probes, self.network, as_float(images))
         logits, calibration = to_float64(reading.logits), self.calibration
         values = {name: to_float64(one) for name, one in reading.values.items()}
-        scores = tensor_score(self.guard.fitted, TensorReadings(values, logits.argmax(dim=1)))
+        scores = TensorReadings(values.__getitem__, logits.argmax(dim=1)).score(self.guard.fitted)
         number = len(calibration)
         # as `metrics.conformal_threshold`; where there are too few images for the rate, none is flagged
         place = number - ((number + 1) * false_positive_rate + 1e-9).floor().long()

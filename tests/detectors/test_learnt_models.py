@@ -18,6 +18,7 @@ from lightning_gradood.detectors import (
     GradientGaussian,
     MahalanobisPP,
     SyntheticOutliers,
+    TensorReadings,
     ViewsSoftmax,
     WeightedParts,
 )
@@ -48,7 +49,7 @@ def test_norms_are_read_as_they_are_by_the_paper_s_mlp_and_as_logarithms_with_ot
     assert [probe.name for probe in more.probes] == ["gradients/all_ones", "logits"]
     norms = np.array([[1e-5, 2.0], [0.0, 3.0]])
     table = Records.build(["a", "b"], source="normal", values={PROBE: norms})
-    np.testing.assert_allclose(Inputs(["norms"], [AllOnes()]).values(table), np.log(norms + 1e-30))
+    np.testing.assert_allclose(Inputs(["norms"], [AllOnes()]).values(TensorReadings.of(table)), np.log(norms + 1e-30))
 
 
 @pytest.mark.parametrize("model", ["linear", "deviations"])
@@ -149,8 +150,8 @@ def test_confidence_is_what_the_formulas_say_for_any_number_of_classes():
     gaps = [top[:, 0] - top[:, 1], top[:, 1] - top[:, 2]]
     first = [z.logsumexp(1), *gaps, torch.log1p(-surest), z.mean(1), z.std(1, correction=0)]
     expected = torch.cat([torch.stack(first, 1), top], 1).numpy()
-    np.testing.assert_allclose(confidence(logits), expected, rtol=1e-8)
+    np.testing.assert_allclose(confidence(z), expected, rtol=1e-8)
     for classes in (1, 2, 3):
-        assert np.isfinite(confidence(logits[:, :classes])).all()
-    one = logits[:, :1]  # is that of a sigmoid
-    np.testing.assert_allclose(confidence(one), confidence(np.concatenate([one, 0 * one], axis=1)))
+        assert confidence(z[:, :classes]).isfinite().all()
+    one = z[:, :1]  # is that of a sigmoid
+    np.testing.assert_allclose(confidence(one), confidence(torch.cat([one, 0 * one], dim=1)))

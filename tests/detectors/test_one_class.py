@@ -94,7 +94,9 @@ def test_the_log_distance_is_scipys_with_scikit_learns_covariance():
     inverse = np.linalg.inv(LedoitWolf(assume_centered=True).fit(standardised - centres[predictions]).covariance_)
     pairs = zip(standardised, predictions, strict=True)
     expected = [2 * np.log(mahalanobis(row, centres[one], inverse)) for row, one in pairs]
-    np.testing.assert_allclose(gaussian.log_distance(values, predictions), expected, rtol=1e-8)
+    np.testing.assert_allclose(
+        gaussian.log_distance(*map(torch.from_numpy, (values, predictions))), expected, rtol=1e-8
+    )
 
 
 def test_distances_of_gradients_are_scikit_learn_s():
