@@ -64,7 +64,8 @@ class ProbeCallback(pl.Callback):
         self.only_missing = only_missing
         self.logits: Tensor | None = None
         """Logits [N, classes] of the batch that was just read; None where not all of its images were."""
-        self._prepared: list[Probe] = []
+        self.prepared: list[Probe] = []
+        """The probes that are read, with what they have learnt."""
         self._waiting: dict[str, list[Records]] = {}  # by key of their entry, until they are written
         self._written = time.monotonic()
         self._way = ""  # how gradient norms are computed, as it was logged
@@ -120,9 +121,9 @@ class ProbeCallback(pl.Callback):
     def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         wanted = {entry.probe for entry in self.reader.plan.missing}
         probes, reader = [probe for probe in self.probes if probe.name in wanted], self.reader
-        self._prepared = prepare(probes, reader.network, reader.data, self.entries, self.cache, trainer)
+        self.prepared = prepare(probes, reader.network, reader.data, self.entries, self.cache, trainer)
         if trainer.is_global_zero:
-            say_estimate(reader, self._prepared, trainer)
+            say_estimate(reader, self.prepared, trainer)
 
     @override
     def on_predict_batch_start(
@@ -160,7 +161,7 @@ class ProbeCallback(pl.Callback):
         """Read the probes that are missing, and return the logits of unchanged images."""
         reader = self.reader
         wanted = {entry.probe: entry.key for entry in self.reader.plan.missing if entry.source == images.source}
-        probes = [probe for probe in self._prepared if probe.name in wanted]
+        probes = [probe for probe in self.prepared if probe.name in wanted]
         with reader.profiler.profile("gradood: reading probes"):
             parts = reader.read(probes, images)
             for part, readings in parts:

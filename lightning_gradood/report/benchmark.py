@@ -209,9 +209,7 @@ class ProbeCosts(Callback):
             reading = probing.reader
             source = reading.data.sources.normal
             images = as_float(source.images(range(min(16, len(source))))).to(pl_module.device)
-            read = {entry.probe for entry in reading.plan.missing}
-            timed = [probe for probe in probing.probes if probe.name in read]
-            costs = {probe.name: probe_cost(probe, reading.network, images) for probe in timed}
+            costs = {probe.name: probe_cost(probe, reading.network, images) for probe in probing.prepared}
             trainer.probe_costs = costs  # type: ignore[attr-defined]
 
 

@@ -38,13 +38,13 @@ experiments:
       data.keep_pixels: uint8
       trainer.max_epochs: 1
 seeds: [0, 1]
-detectors: [Baseline, {class_path: LID, init_args: {neighbours: [3]}}, ImageStatistics]
+detectors: [Baseline, {class_path: LID, init_args: {neighbours: [3]}}, Mahalanobis]
 tables: {same: {nine: svhn}, near: nine, far: photographs}
 """
 FILE = ["benchmark", "--config", "bench.yaml"]
 HERE = Path("runs/benchmarks/bench")
 SEEDS = [HERE / "tiny/seed_0", HERE / "tiny/seed_1"]
-DETECTORS = ["mlp", "baseline", "lid", "image_statistics"]
+DETECTORS = ["mlp", "baseline", "lid", "mahalanobis_v"]
 FIGURES = (
     3 + 1 + 1 + 2 + 2 + 4
 )  # ROC of each source, Figure 1, bars, 3a and 3b, (attacked) samples, extremes of each detector
