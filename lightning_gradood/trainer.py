@@ -267,5 +267,5 @@ class Trainer(pl.Trainer):
         probes = self.strategy.broadcast([] if isinstance(chosen, Refusal) else chosen.detector.probes)
         network = place.model.network.to(self.strategy.root_device)
         ready = prepare(probes, network, place.datamodule, self._entries, RecordCache(place.cache_dir), self)
-        summary, self.guard = keep_guard(folder, place, chosen, datasets.records[NORMAL], ready)
+        summary, self.guard = keep_guard(folder, place, chosen, datasets.records, ready)
         return summary

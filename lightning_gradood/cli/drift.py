@@ -15,44 +15,46 @@ _SIGNIFICANT = 0.01  # an alarm needs a p-value below it, so that few images rai
 
 @plain(
     "Exit code 4 if the distance is above --alarm and its p-value below 0.01, or with --sequential if the stream has drifted.",
-    new={"nargs": "+", "type": str},
+    tables={"nargs": "+", "type": str},
     overwrite=SWITCH,
 )
 def drift(
-    reference: str,
-    new: list[str],
+    tables: list[str],
     *,
+    guard: str | None = None,
     alarm: float | None = None,
     sequential: str | None = None,
     false_alarm: OpenUnitInterval | None = None,
     figure: str | None = None,
-    detector: str | None = None,
     overwrite: bool = False,
 ) -> int:
-    """Compare two tables of scores, or follow a stream of scores.
+    """Compare the scores of new images with those of images as usual, or follow a stream of scores.
 
     Args:
-        reference: scores of images as usual: a guard, which has those it is calibrated on, a table written by `score`, or a
-            run's scores.parquet.
-        new: scores of new images by the same guard, written by `score`; with --sequential any number of tables in their
-            order, or - for rows of CSV on standard input.
+        tables: scores of new images, written by `score`; without --guard those of images as usual come first; with
+            --sequential any number in their order, or - for rows of CSV on standard input.
+        guard: folder of the guard that has scored them, or of its run: images as usual are those it is calibrated on.
         alarm: largest distance of the two distributions that is no alarm, in [0, 1).
         sequential: follow a stream whose state is in this JSON file, which is made if it does not exist; tables that are in
             it already are passed over.
         false_alarm: with --sequential, probability of an alarm at any time if nothing drifts; 0.01 by default.
-        figure: a PNG file; by default NEW's name with _drift.png.
-        detector: whose scores, where a table is a run's scores.parquet: its normal test images.
+        figure: a PNG file for both distributions.
         overwrite: replace the figure if it exists.
     """
     from lightning_gradood.core import Refusal, atomic_write
-    from lightning_gradood.report import DriftStream, drift_report
+    from lightning_gradood.report import DriftStream, ScoredImages, drift_report, figure_bytes
 
     if alarm is not None and not 0 <= alarm < 1:
         raise Refusal(f"`--alarm` should be at least 0 and below 1. Got `--alarm {alarm}`. It is a distance.")
+    if not (new := tables if guard else tables[1:]):
+        raise Refusal(f"`drift` should have scores as usual beside new ones. Got {tables[0]} alone. Add --guard GUARD.")
+    if figure:
+        refuse_existing("--figure", Path(figure), overwrite)
+    usual = ScoredImages.of_guard(Path(guard)) if guard else ScoredImages.of_table(Path(tables[0]))
     if sequential:
         if alarm is not None or figure:
             raise Refusal("`--sequential` should stand without `--alarm` and `--figure`. Remove them, or --sequential.")
-        stream = DriftStream(Path(reference), Path(sequential), false_alarm, detector)
+        stream = DriftStream(usual, Path(sequential), false_alarm)
         for line in stream.follow(new):
             sys.stdout.write(f"{line}\n")
             sys.stdout.flush()  # the stream may go on for long
@@ -61,12 +63,12 @@ def drift(
         raise Refusal(
             "Several tables, and `--false_alarm`, should stand with `--sequential STATE`. Name a file for the state."
         )
-    place = Path(figure or Path(new[0]).with_name(f"{Path(new[0]).stem}_drift.png"))
-    refuse_existing("--figure", place, overwrite)
-    overall, table, picture = drift_report(Path(reference), Path(new[0]), detector)
-    with atomic_write(place, "--figure") as file:
-        file.write(picture)
-    sys.stdout.write(f"{table}\nfigure: {place}\n")
+    overall, table, picture = drift_report(usual, ScoredImages.of_table(Path(new[0])))
+    sys.stdout.write(f"{table}\n")
+    if figure:
+        with atomic_write(Path(figure), "--figure") as file:
+            file.write(figure_bytes(picture))
+        sys.stdout.write(f"figure: {figure}\n")
     if alarm is None or overall.distance <= alarm or overall.p_value >= _SIGNIFICANT:
         return 0
     sys.stdout.write(f"ALARM: the distance {overall.distance:.3f} is above {alarm:g}.\n")

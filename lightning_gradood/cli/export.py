@@ -51,7 +51,7 @@ def export(
         trust: a package of yours whose classes the guard may name; may be given several times.
     """
     from lightning_gradood.core import Refusal, atomic_write
-    from lightning_gradood.guard import Guard, export_guard, unexportable
+    from lightning_gradood.guard import Guard, export_guard, guard_folder, unexportable
 
     refuse_existing("OUTPUT", Path(output), overwrite)
     loaded = Guard.load(guard, trust or ())
@@ -64,7 +64,7 @@ def export(
     except Refusal as refusal:
         if not unexportable(loaded.saved):
             raise
-        raise Refusal(f"{refusal} {_nearest(Path(guard).parent, trust or ())}") from refusal
+        raise Refusal(f"{refusal} {_nearest(guard_folder(guard).parent, trust or ())}") from refusal
     with atomic_write(Path(output), "OUTPUT") as file:
         file.write(found.content)
     shape = ", ".join(map(str, loaded.about.image_shape))

@@ -41,7 +41,7 @@ _LISTED: tuple[list[str], ...] = ([], ["-"])  # words that stand for a list on s
 
 @plain(
     "Columns: path, prediction, probability, score (higher = more anomalous), p_value (share of normal images that score at "
-    "least as high), flagged, error. Exit code 3 if some files could not be scored.",
+    "least as high), flagged, error, guard (detector and digest). Exit code 3 if some files could not be scored.",
     **SPELLING,
 )
 def score(
@@ -66,7 +66,7 @@ def score(
 
     Args:
         images: files, folders, patterns such as 'photos/*.jpg'; - for a list on stdin.
-        guard: folder that `detect` has saved: runs/<experiment>/<time>/guard.
+        guard: folder that `detect` has saved, runs/<experiment>/<time>/guard, or that of its run.
         output: a .parquet, .csv or .jsonl file; by default CSV on standard output.
         overwrite: replace the output if it exists.
         false_positive_rate: share of normal images that may be flagged.
@@ -104,7 +104,9 @@ def score(
     for flag, place in (("--output", output), ("--output", figures), ("--triage", triage)):
         if place:
             refuse_existing(flag, Path(place), overwrite)
-    loaded = _flagging(Guard.load(guard, trust or (), device), threshold, false_positive_rate, by_class)
+    loaded = Guard.load(guard, trust or (), device)
+    identity = loaded.about.identity
+    loaded = _flagging(loaded, threshold, false_positive_rate, by_class)
     collected = _triage() if triage else None
     passed, counts, found = PassedOver(), Counter[str](), Counter[tuple[str | None, bool]]()
     paths, again = itertools.tee(_paths(images, passed))
@@ -120,7 +122,7 @@ def score(
         verdicts = _discovered(verdicts, false_discovery_rate)
     columns = dict(zip((one.name for one in fields(FileVerdict)), _TYPES, strict=True))
     more, explained = ([], None) if explain is None else _explaining(loaded, explain, max_megapixels, figures)
-    columns |= dict.fromkeys(more, float)
+    columns |= {"guard": str, **dict.fromkeys(more, float)}
 
     def rows() -> Iterator[dict[str, Any]]:
         for verdict, path in zip(verdicts, again, strict=True):
@@ -128,7 +130,7 @@ def score(
             found[verdict.prediction, bool(verdict.flagged)] += 1
             if collected:
                 collected.add(path, verdict)
-            yield asdict(verdict) | (explained(verdict, path) if explained else {})
+            yield asdict(verdict) | {"guard": identity} | (explained(verdict, path) if explained else {})
         if not counts["files"]:  # raised inside, so that no empty file takes an older one's place
             places = "standard input" if images in _LISTED else ", ".join(map(printable, images))
             left = f" {passed.sentence('There')}" if passed else ""

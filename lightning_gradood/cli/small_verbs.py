@@ -30,7 +30,7 @@ def compare(runs: list[str], *, output: str | None = None, overwrite: bool = Fal
 
     own = len(runs) == 1 and output is None
     place = Path(runs[0], "report.html") if own else Path(output or "compare.html")
-    refuse_existing("--output", place, overwrite or own)
+    refuse_existing("--output", place, overwrite or output is None)
     found = read_runs([Path(folder) for folder in runs])
     page = comparison_page(found)
     with atomic_write(place, "--output") as file:

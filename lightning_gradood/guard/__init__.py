@@ -18,14 +18,14 @@ from lightning_gradood.guard.known_images import KnownImages, drawn_images
 from lightning_gradood.guard.onnx_file import Exported, export_guard, unexportable
 from lightning_gradood.guard.recipe import Recipe, recipe_of
 from lightning_gradood.guard.refitting import MARKED, NOT_FLAGGED, USUAL, Change, Marks, read_files, read_marked, refit
-from lightning_gradood.guard.saving import Description, read_description
-from lightning_gradood.guard.scoring import FileVerdict, ImageBytes, image_paths, score_files_on_processes
+from lightning_gradood.guard.saving import Description, guard_folder, read_description
+from lightning_gradood.guard.scoring import FileVerdict, ImageBytes, image_paths, read_scores, score_files_on_processes
 from lightning_gradood.guard.showing import GuardReport
 from lightning_gradood.guard.verdict import Verdict
 
 __all__ = [
     "MARKED", "NOT_FLAGGED", "USUAL", "Change", "Description", "Explanation", "Exported", "FileVerdict", "Guard",
     "GuardReport", "ImageBytes", "KnownImages", "Marks", "Recipe", "Verdict", "drawn_images", "explain",
-    "export_guard", "image_paths", "mean_readings", "read_description", "read_files", "read_marked", "reading_names",
-    "recipe_of", "refit", "save_guard", "score_files_on_processes", "unexportable",
+    "export_guard", "guard_folder", "image_paths", "mean_readings", "read_description", "read_files", "read_marked",
+    "read_scores", "reading_names", "recipe_of", "refit", "save_guard", "score_files_on_processes", "unexportable",
 ]  # fmt: skip

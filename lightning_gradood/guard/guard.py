@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from lightning_gradood.core import (
     MEGAPIXELS,
+    PACKAGES,
     Picture,
     Portions,
     Refusal,
@@ -44,6 +45,8 @@ from lightning_gradood.guard.saving import (
     PROBES,
     Description,
     damaged,
+    guard_folder,
+    packages,
     read_description,
     write_guard,
 )
@@ -115,6 +118,7 @@ class Guard:
         """Load a guard that `detect` has saved; no code of the folder is executed.
 
         Args:
+            folder: of the guard, or of the run that saved it.
             trust: packages of your own whose classes `guard.json` may name.
 
         Raises:
@@ -128,7 +132,7 @@ class Guard:
             raise Refusal(
                 f"`--device` should be a device of this machine. Got `--device {device}`: {reason}"
             ) from error
-        place = Path(folder)
+        place = guard_folder(folder)
         try:
             about = read_description(place)
             network, transform = _network(place, about, trust), decode(about.transform, trust)
@@ -281,6 +285,11 @@ class Guard:
         other = copy.copy(self)
         other.class_thresholds = found
         return other
+
+    @property
+    def packages(self) -> list[str]:
+        """Packages whose classes it has, and which `load` must be told to trust."""
+        return sorted(packages(self, self.about) - set(PACKAGES))
 
     @property
     def device(self) -> torch.device:

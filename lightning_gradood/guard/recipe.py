@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from lightning_gradood import networks
-from lightning_gradood.core import PACKAGES, Refusal, class_path, decode, encode, packages_of
+from lightning_gradood.core import Refusal, class_path, decode, encode, packages_of
 
 _SIZES = {"num_classes", "kwargs"}  # parameters of functions that build networks
 
@@ -23,11 +23,6 @@ class Recipe:
 
     network: dict[str, Any]
     transform: dict[str, Any] | None = None
-
-    @property
-    def packages(self) -> list[str]:
-        """Packages that must be trusted by name to load the guard."""
-        return sorted(packages_of([self.network, self.transform]) - set(PACKAGES))
 
 
 def recipe_of(network: nn.Module, transform: Any = None) -> Recipe:

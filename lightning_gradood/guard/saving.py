@@ -87,6 +87,13 @@ class Description:
     versions: dict[str, str] = field(default_factory=_versions)
     files: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def identity(self) -> str:
+        """Which guard gave a score: the detector's name and a digest of all that decides scores and p-values."""
+        names = ("network", "normalize", "transform", "picture", "one_logit", "outputs", "calibration")
+        told = {name: getattr(self, name) for name in names} | {"files": self.files | {KNOWN: ""}}
+        return f"{self.detector_name}@{entry_key(told)[:12]}"
+
 
 def write_folder(folder: Path, about: Description, parts: Mapping[str, bytes]) -> None:
     """Write a guard's files: `guard.json`, and those in `parts` by name."""
@@ -103,11 +110,10 @@ def write_guard(
     """Save a guard and return what is loaded from there, if that gives the images their scores, [n]."""
     weights, probes = guard.bare_network.state_dict(), guard.probes
     parts = {NETWORK: weights, DETECTOR: guard.saved, PROBES: probes, KNOWN: guard.known}
-    trust = packages_of([about.network, about.transform, encode([guard.saved, probes], {})])
     trial, old = (folder.with_name(f".{folder.name}.{name}") for name in ("trial", "old"))
     try:
         write_folder(trial, about, {name: pack(part) for name, part in parts.items()})
-        loaded = guard.load(trial, trust, guard.device)
+        loaded = guard.load(trial, packages(guard, about), guard.device)
         spread = max(float(np.ptp(guard.calibration)), 1e-12)
         if not np.allclose(loaded(images).scores, expected, rtol=1e-6, atol=_TOLERANCE * spread):
             raise Refusal(
@@ -122,6 +128,17 @@ def write_guard(
         shutil.rmtree(trial, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
     return loaded
+
+
+def packages(guard: Guard, about: Description) -> set[str]:
+    """Packages of all classes that a guard's files name, beside which `load` knows `core.PACKAGES`."""
+    return packages_of([about.network, about.transform, encode([guard.saved, guard.probes], {})])
+
+
+def guard_folder(place: str | Path) -> Path:
+    """The folder of a guard: the place itself, or for a run `guard` in it."""
+    inside = Path(place, "guard")
+    return inside if (inside / GUARD).is_file() else Path(place)
 
 
 def read_description(folder: Path) -> Description:

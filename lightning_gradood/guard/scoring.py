@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from multiprocessing import get_context, parent_process
 from multiprocessing.queues import SimpleQueue
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from joblib import cpu_count
@@ -33,6 +33,7 @@ from lightning_gradood.core import (
     printable,
     read_picture,
 )
+from lightning_gradood.records import read_rows
 
 if TYPE_CHECKING:  # `Guard.score_files` imports this file
     from lightning_gradood.guard.guard import Guard
@@ -74,6 +75,22 @@ class ImageBytes:
 
     def __str__(self) -> str:
         return self.name
+
+
+def read_scores(path: Path) -> tuple[dict[str, list[Any]], str]:
+    """Read a table of scores: its columns, and the guard that gave them, see `Description.identity`; empty if not said."""
+    table = read_rows(path)
+    guards = sorted({one for one in table.get("guard", []) if one})
+    if len(guards) > 1 or "detector" in table:
+        got = (
+            f"those of {', '.join(guards)}"
+            if guards
+            else "those of a run's detectors; its guard's are in guard_scores.parquet"
+        )
+        raise Refusal(
+            f"`{path}` should hold scores of one guard, as `score` writes them. Got {got}. Name another table."
+        )
+    return table, "".join(guards)
 
 
 ImageFile = str | Path | ImageBytes

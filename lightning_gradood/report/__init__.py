@@ -38,14 +38,14 @@ from lightning_gradood.report.run_writer import (
     working_commit,
     write_run,
 )
-from lightning_gradood.report.score_drift import drift_report
+from lightning_gradood.report.score_drift import ScoredImages, drift_report
 from lightning_gradood.report.score_stream import DriftStream
 from lightning_gradood.report.tables import console_table
 from lightning_gradood.report.triage import Triage, read_marks, refit_text
 
 __all__ = [
     "FINISH_SECONDS", "PROJECT", "Benchmark", "DriftStream", "Experiment", "GuardSummary", "LoggingSettings",
-    "ReportCallback", "ReportSettings", "Run", "TableSettings", "Triage", "WandbCallback", "Workplace", "alert",
+    "ReportCallback", "ReportSettings", "Run", "ScoredImages", "TableSettings", "Triage", "WandbCallback", "Workplace", "alert",
     "apply_dashboard", "choose_guard", "comparison_page", "comparison_text", "console_table", "dashboard_definition",
     "drift_report", "explanation_figure", "figure_bytes", "has_wandb_account", "keep_guard", "newest_run",
     "offline_without_account", "read_marks", "read_runs", "refit_text", "run_benchmark", "tell",

@@ -40,14 +40,14 @@ def arrays_for_figures(
     facts: Mapping[str, tuple[str, str, str]],
 ) -> dict[str, Any]:
     """Take what each figure needs, by figure; one that fails is left out with a warning, one without data is empty."""
-    names, pixels = datamodule.sources.anomaly_names, partial(_pixels, datamodule, records)
+    names, pixels = datamodule.sources.anomaly_names, partial(pixels_of, datamodule, records)
     shown = {source: records[source] for source in [NORMAL, *names]}
     attacked = [name for name, made in datamodule.sources.perturbed.items() if made.adversarial and name in names]
     parts: dict[str, Callable[[], Mapping[str, Any]]] = {
         "layer_norms": lambda: _gradient_boxes(shown),
         "activation_norms": lambda: _activation_boxes(shown),
         "first_layer": lambda: first_layer(network, datamodule.sources.clean),
-        "samples": lambda: {source: pixels(source, _spread(table.ids, _SAMPLES)) for source, table in shown.items()},
+        "samples": lambda: {source: pixels(source, spread(table.ids, _SAMPLES)) for source, table in shown.items()},
         "attacked_samples": lambda: {name: _pairs(pixels, name, records[name], facts) for name in attacked},
         "extremes": lambda: _extremes(pixels, outcomes),
     }
@@ -91,7 +91,7 @@ def _activation_boxes(shown: Mapping[str, Records]) -> dict[str, Any]:
     return boxes(norms, list(layers))
 
 
-def _spread(rows: Sequence[Any], most: int) -> list[Any]:
+def spread(rows: Sequence[Any], most: int) -> list[Any]:
     """At most so many from all over a sequence."""
     return [rows[row] for row in np.unique(np.linspace(0, len(rows) - 1, most).astype(int))]
 
@@ -117,7 +117,7 @@ def _pairs(
     pixels: Pixels, attack: str, table: Records, facts: Mapping[str, tuple[str, str, str]]
 ) -> dict[str, Any] | None:
     """Images before and after an attack with both predictions, where a run keeps pixels."""
-    rows = _spread(range(len(table)), _PAIRS)
+    rows = spread(range(len(table)), _PAIRS)
     ids, origins = (table.column(column)[rows].tolist() for column in ("id", "origin_id"))
     clean, attacked = pixels(NORMAL, origins), pixels(attack, ids)
     if clean is None or attacked is None:
@@ -131,7 +131,7 @@ def _thumbnails(images: np.ndarray) -> np.ndarray:
     return images[:, ::step, ::step]
 
 
-def _pixels(
+def pixels_of(
     datamodule: ImageDataModule, records: Mapping[str, Records], source: str, ids: Sequence[str]
 ) -> np.ndarray | None:
     """Images by id, uint8 [k, H, W, C]; None for those made while probing and not kept in the source's records."""

@@ -5,6 +5,7 @@
 
 import json
 import math
+import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -21,6 +22,7 @@ from lightning_gradood.records import read_columns, write_rows
 from lightning_gradood.report.tables import FAILED, Table, not_transferred, outcome_numbers, percent
 
 RESULTS, SCORES, CURVES = "results.parquet", "scores.parquet", "curves.parquet"
+GUARD_SCORES, SAMPLES = "guard_scores.parquet", "samples"
 PROVENANCE, ARRAYS, SPLITS, PAGE = "provenance.json", "figures.npz", "splits.json", "report.html"
 LEADERBOARD = "detection.leaderboard"  # key of a run's configuration
 _NAMES = {"source": str, "trained_on": str, "detector": str}  # columns that together name an outcome
@@ -29,6 +31,11 @@ CURVE_COLUMNS = {**_NAMES, "epoch": int, "metric": str, "value": float}
 SCORE_COLUMNS = {
     **{"id": str, "path": str, "label": str, "prediction": str, "source": str, "trained_on": str, "split": str},
     **{"detector": str, "anomalous": int, "score": float, "p_value": float, "flagged": bool},
+}
+
+GUARD_SCORE_COLUMNS = {
+    **{"id": str, "path": str, "label": str, "prediction": str, "source": str, "split": str},
+    **{"score": float, "p_value": float, "flagged": bool, "guard": str},
 }
 
 
@@ -98,7 +105,7 @@ _BOTH = ("common", "own")  # thresholds, see `evaluation.Calibrated.classes`
 class GuardSummary:
     """What is told of a run's guard; `metrics` and `classes`, by name, see `evaluation.Calibrated`; empty if there is none.
 
-    A guard that is not `saved` is in memory alone.
+    A guard that is not `saved` is in memory alone; `images` is a folder that it can score.
     """
 
     sentence: str = "No guard is saved: the run ended before."
@@ -109,11 +116,15 @@ class GuardSummary:
     packages: Sequence[str] = ()
     saved: bool = True
     classes: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    images: str = "FOLDER"
 
     def command(self, folder: Path) -> str:
-        """The command that scores images with the guard of a run folder."""
-        trust = "".join(f" --trust {name}" for name in self.packages)
-        return f"python -m lightning_gradood score --guard {folder / 'guard'}{trust} FOLDER"
+        """The command that scores images with the guard of a run folder: its samples, or the folder of its images."""
+        trust = [word for name in self.packages for word in ("--trust", name)]
+        images = str(folder / SAMPLES) if (folder / SAMPLES).is_dir() else self.images
+        return shlex.join(
+            ["python", "-m", "lightning_gradood", "score", "--guard", str(folder / "guard"), *trust, images]
+        )
 
     @property
     def table(self) -> Table:

@@ -6,18 +6,28 @@ import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 import lightning_gradood
-from lightning_gradood.core import Refusal, Unwritable, arguments_of, atomic_write, class_path, going_on_without
+from lightning_gradood.core import (
+    Refusal,
+    Unwritable,
+    arguments_of,
+    as_float,
+    atomic_write,
+    class_path,
+    going_on_without,
+)
 from lightning_gradood.data import BUILT_IN, ImageDataModule, class_name, file_differences
-from lightning_gradood.detectors import Detector, SavedDetector
+from lightning_gradood.detectors import Detector, SavedDetector, score_in_blocks
 from lightning_gradood.evaluation import (
     Calibrated,
     DetectionDatasets,
@@ -32,13 +42,25 @@ from lightning_gradood.evaluation import (
 from lightning_gradood.extraction import CacheEntry
 from lightning_gradood.gradients import parameter_names
 from lightning_gradood.guard import Description, Guard, KnownImages, Recipe, drawn_images, mean_readings, save_guard
+from lightning_gradood.metrics import conformal_p_values
 from lightning_gradood.networks import TwoLogits, state_digest
 from lightning_gradood.probes import GradientProbe, Probe
-from lightning_gradood.records import NORMAL, Records
-from lightning_gradood.report.figure_data import arrays_for_figures
-from lightning_gradood.report.run import ARRAYS, SPLITS, GuardSummary, write_arrays, write_results
+from lightning_gradood.records import NORMAL, Records, write_rows
+from lightning_gradood.report.figure_data import arrays_for_figures, pixels_of, spread
+from lightning_gradood.report.run import (
+    ARRAYS,
+    GUARD_SCORE_COLUMNS,
+    GUARD_SCORES,
+    SAMPLES,
+    SPLITS,
+    GuardSummary,
+    write_arrays,
+    write_results,
+)
 from lightning_gradood.report.tables import brackets, percent
 from lightning_gradood.tasks import ClassificationTask
+
+_SAMPLES = 10  # images of each source beside the guard
 
 
 @dataclass(frozen=True)
@@ -164,13 +186,18 @@ def choose_guard(
 
 
 def keep_guard(
-    folder: Path, place: Workplace, chosen: Calibrated | Refusal, normal: Records, probes: Sequence[Probe]
+    folder: Path,
+    place: Workplace,
+    chosen: Calibrated | Refusal,
+    records: Mapping[str, Records],
+    probes: Sequence[Probe],
 ) -> tuple[GuardSummary, Guard | None]:
     """Make a guard with its probes as they read, and save it where there is a recipe for its network.
 
-    Returns its summary, which tells of an older one if it is refused, and the guard.
+    Beside a guard that is saved stand its own scores, and sample images where the images are no files. Returns its summary,
+    which tells of an older one if it is refused, and the guard.
     """
-    source = place.datamodule.sources.normal
+    source, normal, images = place.datamodule.sources.normal, records[NORMAL], "FOLDER"
     rows = {name: row for row, name in enumerate(source.ids)}
     try:
         if isinstance(chosen, Refusal):
@@ -178,12 +205,21 @@ def keep_guard(
         own = (normal.column("split") == "train") | np.isin(normal.ids, chosen.calibrating.ids)
         kept = drawn_images(normal.keep(own), names := [one.name for one in probes])
         files = {name: os.path.abspath(path) for name in kept.ids if (path := source.path(rows[name]))}
-        images = source.images([rows[name] for name in kept.ids[-place.datamodule.probe_batch_size :]])
+        last = source.images([rows[name] for name in kept.ids[-place.datamodule.probe_batch_size :]])
         saved = SavedDetector.of(chosen.detector, chosen.fitted, chosen.threshold, kept, trained_on=chosen.trained_on)
         about, keeps = _description(place, chosen, normal), KnownImages.of(kept, names, files)
         guard = Guard(place.model.network, saved, probes, source.transform, about, keeps)
         if place.recipe is not None:
-            save_guard(folder, about, place.model.network, saved, probes, keeps, images)
+            guard = save_guard(folder, about, place.model.network, saved, probes, keeps, last)
+            write_rows(
+                _scores(guard, place.datamodule, records),
+                GUARD_SCORE_COLUMNS,
+                folder.parent / GUARD_SCORES,
+                "--run_dir",
+            )
+            images = os.path.relpath(os.path.commonpath([*map(os.path.dirname, files.values())])) if files else images
+            if not files:
+                _write_samples(folder.parent / SAMPLES, guard, place.datamodule, records)
     except Unwritable:
         raise
     except Refusal as refusal:
@@ -203,13 +239,38 @@ def keep_guard(
         metrics=chosen.metrics,
         detector=chosen.detector.name,
         false_positive_rate=chosen.false_positive_rate,
-        packages=place.recipe.packages if place.recipe else [],
+        packages=guard.packages,
         saved=place.recipe is not None,
         classes={
             class_name(one, place.datamodule.sources.classes) or "all others": n for one, n in chosen.classes.items()
         },
+        images=images,
     )
     return summary, guard
+
+
+def _scores(guard: Guard, data: ImageDataModule, records: Mapping[str, Records]) -> Iterator[dict[str, Any]]:
+    """Rows of `GUARD_SCORES`: the score of every image of `val` and `test`."""
+    facts, identity = image_facts(data, records), guard.about.identity
+    for source, split in product((NORMAL, *data.sources.anomaly_names), ("val", "test")):
+        if len(part := records[source].where(split=split)):
+            scores = score_in_blocks(guard.fitted, part)
+            numbers = (scores, conformal_p_values(guard.calibration, scores), scores > guard.threshold)
+            for name, *values in zip(part.ids, *(one.tolist() for one in numbers), strict=True):
+                told = (name, *facts.get(name, ("", "", "")), source, split, *values, identity)
+                yield dict(zip(GUARD_SCORE_COLUMNS, told, strict=True))
+
+
+def _write_samples(folder: Path, guard: Guard, data: ImageDataModule, records: Mapping[str, Records]) -> None:
+    """Write ten `test` images of each source as PNG files, where the guard reads from these the pixels that were probed."""
+    for source in (NORMAL, *data.sources.anomaly_names):
+        pixels = pixels_of(data, records, source, spread(records[source].where(split="test").ids, _SAMPLES))
+        for number, image in enumerate(() if pixels is None else pixels):
+            picture = Image.fromarray(image if image.shape[2] == 3 else image[..., 0])
+            read = (as_float(guard.read(picture)) * 255).round().byte()
+            if np.array_equal(read.permute(1, 2, 0).numpy(), image):
+                with atomic_write(folder / source / f"{number}.png", "--run_dir") as file:
+                    picture.save(file, "PNG")
 
 
 def _description(place: Workplace, chosen: Calibrated, normal: Records) -> Description:

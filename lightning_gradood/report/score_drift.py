@@ -1,17 +1,17 @@
 """A drift report: scores of new images beside those of reference images, as a table and a figure."""
 
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Self
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from lightning_gradood.core import Refusal
+from lightning_gradood.core import Refusal, say
 from lightning_gradood.data import class_name
-from lightning_gradood.guard import read_description
+from lightning_gradood.guard import guard_folder, read_description, read_scores
 from lightning_gradood.metrics import ScoreDrift, score_drift
-from lightning_gradood.records import read_rows
-from lightning_gradood.report.figures import figure_bytes
+from lightning_gradood.records import NORMAL
 from lightning_gradood.report.score_figures import CHANGED_COLOUR, NORMAL_COLOUR
 from lightning_gradood.report.tables import Table, brackets
 
@@ -32,31 +32,78 @@ _NOTES = (
 )
 
 
-class ScoredImages(NamedTuple):
-    """Scores float64 [n], whether each is above the threshold, bool [n], and predicted classes' names, str [n]."""
+@dataclass(frozen=True)
+class ScoredImages:
+    """Images that one guard has scored.
 
+    Args:
+        place: the table, or the guard's folder.
+        guard: see `guard.Description.identity`; empty where the table does not say it.
+        scores: float64 [n].
+        flagged: whether each is above the threshold, bool [n].
+        predictions: names of the predicted classes, str [n].
+    """
+
+    place: str
+    guard: str
     scores: np.ndarray
     flagged: np.ndarray
     predictions: np.ndarray
 
+    @classmethod
+    def of_guard(cls, folder: Path) -> Self:
+        """Those that a guard, its folder or its run's is given, is calibrated on."""
+        about = read_description(guard_folder(folder))
+        names = np.array([class_name(one, about.classes) for one in about.calibration_classes])
+        scores = np.array(about.calibration)
+        return cls(str(folder), about.identity, scores, scores > about.threshold, names)
 
-def drift_report(reference: Path, new: Path, detector: str | None) -> tuple[ScoreDrift, str, bytes]:
-    """Compare the scores of all images, and of those of each predicted class that has at least 5 images in both.
+    @classmethod
+    def of_table(cls, path: Path) -> Self:
+        """Those with a score in a table of `score`; of a run's guard_scores.parquet the normal ones of `test`."""
+        (table, guard), types = read_scores(path), {"score": float, "flagged": bool, "prediction": str}
+        for name in types:
+            if name not in table:
+                raise Refusal(
+                    f"`{path}` should be a table that `score` has written. Got one without `{name}`. Name another."
+                )
+        rows = [row for row, score in enumerate(table["score"]) if score is not None]
+        if "split" in table:
+            rows = [row for row in rows if (table["split"][row], table["source"][row]) == ("test", NORMAL)]
+        return cls(
+            str(path), guard, *(np.array([table[name][row] for row in rows], kind) for name, kind in types.items())
+        )
 
-    Args:
-        reference: a table that `score` has written, of a run, `scores.parquet`, or a guard's folder.
-        new: as `reference`.
-        detector: whose scores of a run are meant: those of normal `test` images.
+    def check_same(self, place: str, guard: str) -> None:
+        """Refuse scores of another guard; say it where one of both is not known."""
+        if self.guard and guard and self.guard != guard:
+            raise Refusal(
+                f"`{place}` should hold scores of the guard of `{self.place}`, {self.guard}. Got those of {guard}. Scores of "
+                "different guards cannot be compared: score the images again with one of them."
+            )
+        if bool(self.guard) != bool(guard):
+            silent = self.place if guard else place
+            say(
+                f"{silent} does not say which guard gave its scores; they are taken for those of {self.guard or guard}."
+            )
+
+    def predicted(self, name: str) -> Self:
+        """Those of one predicted class."""
+        rows = self.predictions == name
+        changed = {"scores": self.scores[rows], "flagged": self.flagged[rows], "predictions": self.predictions[rows]}
+        return replace(self, **changed)
+
+
+def drift_report(usual: ScoredImages, other: ScoredImages) -> tuple[ScoreDrift, str, Figure]:
+    """Compare new images with usual ones, all of them, and those of each predicted class that has at least 5 in both.
 
     Returns:
-        The drift of all images, all as a table, and a figure as PNG.
+        The drift of all images, all as a table, and a figure.
     """
-    usual, other = scored_images(reference, detector), scored_images(new, detector)
+    usual.check_same(other.place, other.guard)
     found = {"all": score_drift(usual.scores, other.scores, usual.flagged, other.flagged)}
     for name in sorted(set(usual.predictions.tolist()) & set(other.predictions.tolist())):
-        one, two = (
-            ScoredImages(*(values[images.predictions == name] for values in images)) for images in (usual, other)
-        )
+        one, two = usual.predicted(name), other.predicted(name)
         if min(len(one.scores), len(two.scores)) >= 5:
             found[f"predicted {name}"] = score_drift(one.scores, two.scores, one.flagged, two.flagged)
     rows = []
@@ -65,34 +112,7 @@ def drift_report(reference: Path, new: Path, detector: str | None) -> tuple[Scor
         numbers = [f"{drift.distance:.3f}", f"{drift.p_value:.2g}", f"{drift.effect:+.3f}"]
         counts = [str(drift.reference), str(drift.new)]
         rows.append([name, *counts, *flagged, brackets(drift.low, drift.high), *numbers])
-    return found["all"], f"{Table(_HEADS, rows).text()}\n{_NOTES}", figure_bytes(_figure(usual, other, found))
-
-
-def scored_images(path: Path, detector: str | None) -> ScoredImages:
-    """Images of a table, which have a score, or those that a guard is calibrated on."""
-    if path.is_dir():
-        about = read_description(path)
-        scores = np.array(about.calibration)
-        names = [class_name(one, about.classes) for one in about.calibration_classes]
-        return ScoredImages(scores, scores > about.threshold, np.array(names))
-    table, types = read_rows(path), {"score": float, "flagged": bool, "prediction": str}
-    for name in types:
-        if name not in table:
-            raise Refusal(
-                f"`{path}` should be a table that `score` or `detect` has written. Got one without `{name}`. Name another."
-            )
-    rows = [row for row, score in enumerate(table["score"]) if score is not None]
-    if "detector" in table:
-        known = sorted(set(table["detector"]))
-        if detector not in known:
-            raise Refusal(
-                f"`--detector` should say whose scores are meant, as `{path}` has several. Got {detector}. "
-                f"Choose among {', '.join(known)}."
-            )
-        keys = zip(*(table[name] for name in ("detector", "split", "anomalous")), strict=True)
-        own = [row for row, key in enumerate(keys) if key == (detector, "test", 0)]
-        rows = list({table["id"][row]: row for row in reversed(own)}.values())  # each image once
-    return ScoredImages(*(np.array([table[name][row] for row in rows], kind) for name, kind in types.items()))
+    return found["all"], f"{Table(_HEADS, rows).text()}\n{_NOTES}", _figure(usual, other, found)
 
 
 def _figure(reference: ScoredImages, new: ScoredImages, found: dict[str, ScoreDrift]) -> Figure:

@@ -13,9 +13,9 @@ from typing import Any, get_type_hints
 import numpy as np
 
 from lightning_gradood.core import Refusal, atomic_write, fits, read_json
-from lightning_gradood.metrics import DriftTest, conformal_p_values
-from lightning_gradood.records import read_rows
-from lightning_gradood.report.score_drift import scored_images
+from lightning_gradood.guard import read_scores
+from lightning_gradood.metrics import DriftTest
+from lightning_gradood.report.score_drift import ScoredImages
 
 _ROWS = 1000  # of standard input, after which the state is written
 _RATE = 0.01  # of false alarms, by default
@@ -25,19 +25,16 @@ class DriftStream:
     """New scores against those of a reference, see `metrics.DriftTest`.
 
     Args:
-        reference: a guard's folder or a table, as for `drift_report`.
+        reference: images as usual.
         state: the file, which need not exist.
         false_alarm: probability of an alarm at any time if nothing drifts, in (0, 1); by default the state's, or 0.01.
-        detector: whose scores of a run are meant.
 
     Raises:
         Refusal: the state is damaged, or of another reference or rate.
     """
 
-    def __init__(
-        self, reference: Path, state: Path, false_alarm: float | None = None, detector: str | None = None
-    ) -> None:
-        scores = np.sort(scored_images(reference, detector).scores)
+    def __init__(self, reference: ScoredImages, state: Path, false_alarm: float | None = None) -> None:
+        scores = np.sort(reference.scores)
         self.reference, self.state = reference, state
         self.digest, self.tables = hashlib.sha256(scores.tobytes()).hexdigest(), dict[str, str]()
         self.test = DriftTest(scores, false_alarm or _RATE)
@@ -55,7 +52,7 @@ class DriftStream:
         if digest != self.digest:
             raise Refusal(
                 f"`--sequential` should go on with the scores it began with. Got {state}, which began with others than those "
-                f"of {reference}: the guard was calibrated anew, or is another. {fix}"
+                f"of {reference.place}: the guard was calibrated anew, or is another. {fix}"
             )
         if false_alarm not in (None, self.test.false_alarm):
             raise Refusal(
@@ -73,7 +70,8 @@ class DriftStream:
             yield from self._follow_rows()
         else:
             for path in tables:
-                table = read_rows(Path(path))
+                table, guard = read_scores(Path(path))
+                self.reference.check_same(path, guard)
                 digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
                 if digest in self.tables:
                     passed.append(path)
@@ -97,6 +95,8 @@ class DriftStream:
         try:
             for number, row in enumerate(csv.DictReader(sys.stdin), start=1):
                 before = self.test
+                if number == 1 or row.get("guard"):
+                    self.reference.check_same("standard input", row.get("guard") or "")
                 self._take({name: [value] for name, value in row.items()}, "standard input")
                 if self.test.alarm > before.images or number % _ROWS == 0:
                     self._save()
@@ -106,25 +106,12 @@ class DriftStream:
             self._save()
 
     def _take(self, table: Mapping[str, Sequence[Any]], name: str) -> None:
-        """Continue the test with the scores of a table, whose p-values must be those of the guard."""
         try:
-            rows = [row for row, score in enumerate(table["score"]) if score not in (None, "")]
-            columns = [table[column] for column in ("score", "p_value") if column in table]
-            scores, *told = (np.array([column[row] for row in rows], dtype=np.float64) for column in columns)
+            scores = np.array([score for score in table["score"] if score not in (None, "")], dtype=np.float64)
         except (KeyError, ValueError) as error:
             raise Refusal(
                 f"`{name}` should be a table that `score` has written. Got {error} in it. Name another table."
             ) from error
-        if self.reference.is_dir() and told:
-            (p_values,) = told
-            expected = conformal_p_values(self.test.reference, scores)
-            if len(wrong := np.flatnonzero(np.abs(p_values - expected) > 1e-9)):
-                row = wrong[0]
-                raise Refusal(
-                    f"`{name}` should hold scores of the guard in {self.reference}. Got a p-value of {p_values[row]:.4g} for the "
-                    f"score {scores[row]:.6g}, for which that guard gives {expected[row]:.4g}: the guard has changed in "
-                    "between. Give the guard that wrote the table, and a new file to `--sequential`."
-                )
         self.test = self.test.after(scores)
 
     def _alarm(self) -> Iterator[str]:

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -40,19 +41,41 @@ def test_shifted_scores_raise_the_alarm_and_equal_or_few_ones_do_not(ending, cap
     }  # fmt: skip
     assert "predicted cat" in said["shifted"][1]
     assert f"{100 * np.mean(shifted > 2):.1f} %" in said["shifted"][1]
-    with Image.open("shifted_drift.png") as figure:
-        assert figure.width > 600
-    code, *_ = called(["drift", f"usual.{ending}", f"shifted.{ending}", "--figure", "again.png"], capsys)
+    assert list(Path(".").glob("*.png")) == []  # of which nobody asked for one
+    code, *_ = called(["drift", f"usual.{ending}", f"shifted.{ending}", "--figure", "drift.png"], capsys)
     assert code == 0  # no alarm was asked for
+    with Image.open("drift.png") as figure:
+        assert figure.width > 600
 
 
-def test_a_runs_scores_are_a_reference(run, capsys):
-    write("new.parquet", np.random.default_rng(0).normal(size=50), prediction="0")
-    words = ["drift", str(run / "scores.parquet"), "new.parquet"]
-    assert "Got None. Choose among mlp." in refused(words, capsys)
-    code, out, _ = called([*words, "--detector", "mlp"], capsys)
-    assert code == 0
-    assert out.splitlines()[2].split()[:3] == ["all", "4", "50"]  # normal images of `test`, each once
+def test_scores_are_compared_with_those_of_the_same_guard_alone(run, capsys):
+    write_digits(Path("photos"), [0, 1, 9], "all")
+    called(["score", "--guard", str(run), "photos", "--output", "new.parquet"], capsys)
+    new, own = ["drift", "new.parquet", "--guard"], str(run / "guard_scores.parquet")
+    for words, number in (([*new, str(run)], 8), ([*new, str(run / "guard")], 8), (["drift", own, "new.parquet"], 4)):
+        code, out, err = called(words, capsys)
+        assert (code, err) == (0, "")
+        assert out.splitlines()[2].split()[1] == str(number)  # normal images of `val`, or of `test`
+    write("unnamed.csv", range(10))
+    assert "unnamed.csv does not say which guard gave its scores" in called(["drift", own, "unnamed.csv"], capsys)[2]
+    Guard.load(run).with_threshold(0.5).save("same")
+    assert called([*new, "same"], capsys)[0] == 0  # no score depends on the threshold
+    recalibrated = Guard.load(run)
+    about = {name: getattr(recalibrated.about, name)[1:] for name in ("calibration", "calibration_classes")}
+    recalibrated.about = replace(recalibrated.about, **about)
+    recalibrated.save("another")
+    other = [*new, "another"]
+    all_refused(
+        [
+            (other, "`new.parquet` should hold scores of the guard of `another`, "),
+            ([*other, "--sequential", "state.json"], "Scores of different guards cannot be compared"),
+            (
+                ["drift", str(run / "scores.parquet"), "new.parquet"],
+                "Got those of a run's detectors; its guard's are in",
+            ),
+        ],
+        capsys,
+    )
 
 
 def test_what_cannot_be_compared_is_refused_in_a_sentence(capsys):
@@ -61,9 +84,9 @@ def test_what_cannot_be_compared_is_refused_in_a_sentence(capsys):
         Path(name).write_text(text)
     write_columns(Path("none.parquet"), {"score": [], "flagged": [], "prediction": []})
     rows = [
-        ([], "the following arguments are required: new."),
+        ([], "`drift` should have scores as usual beside new ones. Got usual.csv alone. Add --guard GUARD."),
         (["nowhere.csv"], "`nowhere.csv` should be a table of scores. Got no such file."),
-        (["text.csv"], "`text.csv` should be a table that `score` or `detect` has written. Got one without `score`"),
+        (["text.csv"], "`text.csv` should be a table that `score` has written. Got one without `score`"),
         (["broken.parquet"], "`broken.parquet` should be a readable table. Got "),
         (["notes.txt"], "`notes.txt` should end in .parquet, .csv, .jsonl."),
         (["none.parquet"], "Both tables should hold scored images. Got 10 in the reference and 0 new ones."),
@@ -105,7 +128,7 @@ def test_a_stream_is_followed_from_call_to_call_and_its_alarm_stays(capsys):
         ("tuesday", rng.normal(3, size=60)),
     ):
         write(f"{name}.csv", scores)
-    words = ["drift", "usual.csv", "--sequential", "state.json"]
+    words = ["drift", "--sequential", "state.json", "usual.csv"]
     code, out, _ = called([*words, "monday.csv", "--false_alarm", "0.001"], capsys)
     assert (code, "80 new images, 80 in all, against 300 as usual" in out, "alarm at 10^3.00" in out) == (0, True, True)
     code, out, _ = called([*words, "monday.csv", "tuesday.csv"], capsys)
@@ -121,7 +144,7 @@ def test_a_guards_scores_are_followed_on_standard_input_until_the_guard_changes(
     guard = run / "guard"
     write_digits(Path("photos"), [0, 1, 9], "all")
     _, scored, _ = called(["score", "--guard", str(guard), "photos"], capsys)
-    words = ["drift", str(guard), "-", "--sequential", "state.json", "--false_alarm", "0.4"]
+    words = ["drift", "--guard", str(guard), "-", "--sequential", "state.json", "--false_alarm", "0.4"]
     monkeypatch.setattr("sys.stdin", io.StringIO(scored))
     code, out, _ = called(words, capsys)
     state, number = json.loads(Path("state.json").read_text()), scored.count("\n") - 1
@@ -131,7 +154,7 @@ def test_a_guards_scores_are_followed_on_standard_input_until_the_guard_changes(
     assert (state["images"], state["alarm"], state["largest"]) == (number, expected.alarm, expected.largest)
     assert (code, out.startswith("ALARM")) == ((4, True) if expected.alarm else (0, False))
     changed = [line.split(",") for line in scored.splitlines()]
-    changed[3][4] = "0.987"
+    changed[3][7] = "energy@0123456789ab"
     monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(map(",".join, changed))))
-    assert "Got a p-value of 0.987 for the score" in refused(words, capsys)
+    assert "Got those of energy@0123456789ab." in refused(words, capsys)
     assert json.loads(Path("state.json").read_text())["images"] == number + 2  # all before the other guard's

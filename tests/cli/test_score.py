@@ -6,10 +6,12 @@ import json
 import math
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -21,9 +23,10 @@ from tiny import all_refused, called, write_digits
 from lightning_gradood.guard import Guard
 from lightning_gradood.metrics import discoveries
 from lightning_gradood.records import read_columns, read_rows
+from lightning_gradood.report import Run
 
 PLAIN = ["score", "export", "drift", "compare", "configs", "dashboard"]
-COLUMNS = ["path", "prediction", "probability", "score", "p_value", "flagged", "error"]
+COLUMNS = ["path", "prediction", "probability", "score", "p_value", "flagged", "error", "guard"]
 
 
 @pytest.fixture
@@ -50,6 +53,21 @@ def test_scores_are_those_of_detect_to_the_last_bit(run, score, capsys, monkeypa
     assert sorted(held) == about["calibration"]
 
 
+def test_the_command_that_a_run_prints_scores_its_samples_as_the_run_did(run, capsys):
+    words = shlex.split(Run.read(run).guard.command(run))[3:]
+    code, out, err = called(words, capsys)
+    assert code == 0, err
+    rows, own = list(csv.DictReader(io.StringIO(out))), read_columns(run / "guard_scores.parquet")
+    found, known = Counter(), Counter()
+    for row in rows:
+        found[Path(row["path"]).parent.name, f"{float(row['score']):.4g}", row["flagged"]] += 1
+    for source, split, score, flagged in zip(*map(own.get, ("source", "split", "score", "flagged")), strict=True):
+        known[source, f"{score:.4g}", str(flagged)] += split == "test"
+    assert found.total() == 3 * 4
+    assert found == +known
+    assert {*own["guard"]} == {row["guard"] for row in rows}
+
+
 def test_the_three_formats_hold_the_same_whatever_stands_in_the_folder(score, capsys):
     digit = next(Path("photos").iterdir()).read_bytes()
     Path(os.fsdecode(b"photos/caf\xe9.png")).write_bytes(digit)
@@ -72,8 +90,9 @@ def test_the_three_formats_hold_the_same_whatever_stands_in_the_folder(score, ca
     (broken,) = [row for row, error in enumerate(tables[0]["error"]) if error]
     assert tables[0]["path"][broken] == "photos/broken.png"
     assert tables[0]["score"][broken] is None
+    assert [set(table["guard"]) for table in tables] == [{Guard.load(score[-1]).about.identity}] * 3
     types = [str(kind) for kind in pq.read_schema("scores.parquet").types]
-    assert types == ["string", "string", "double", "double", "double", "bool", "string"]
+    assert types == ["string", "string", "double", "double", "double", "bool", "string", "string"]
 
 
 def test_the_summary_counts_and_says_what_chance_would_give(score, capsys):

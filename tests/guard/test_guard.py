@@ -21,6 +21,7 @@ from torchvision.transforms.functional import to_pil_image
 from lightning_gradood import detectors
 from lightning_gradood.core import LOG_FLOOR
 from lightning_gradood.detectors import Detector, score_in_blocks
+from lightning_gradood.gradients import AllOnes
 from lightning_gradood.guard import Guard, explain, reading_names, recipe_of
 from lightning_gradood.guard.explain import mlp_contributions, shapley_values
 from lightning_gradood.metrics import conformal_p_values, conformal_threshold
@@ -253,6 +254,24 @@ def test_a_guard_and_its_report_show_themselves(guard, tmp_path):
     shown = [f'alt="image {row}"' for row in np.argsort(-scores)[:3]]
     assert [page.index(one) for one in shown] == sorted(page.index(one) for one in shown)
     assert (page.count("<figure"), page.count("<svg")) == (3, 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class OwnEnergy(detectors.Energy):
+    """A detector of the user's own."""
+
+
+@dataclasses.dataclass(frozen=True)
+class OwnDesign(AllOnes):
+    """A label design of the user's own."""
+
+
+def test_a_guard_names_the_packages_of_the_users_own_classes(saved):
+    for name, own in (("energy", OwnEnergy()), ("gradient_knn", detectors.GradientKNN([OwnDesign()]))):
+        guard = copy.copy(saved(name)[0])
+        assert guard.packages == []
+        guard.saved = dataclasses.replace(guard.saved, detector=own)
+        assert guard.packages == [__name__.partition(".")[0]]
 
 
 def test_a_guard_is_saved_with_its_threshold_and_a_network_of_memory_by_what_builds_it(guard, tmp_path):
