@@ -11,6 +11,7 @@ VERBS = {
     "extract": "Probe every source on all processes and keep the records.",
     "detect": "Extract what is missing, fit every detector on every anomaly source, report.",
     "score": "Score image files or folders with a guard that `detect` has saved.",
+    "serve": "Answer requests over HTTP with a guard: images in, verdicts out.",
     "export": "Write a guard as one ONNX file, which needs no torch.",
     "refit": "Make a guard that knows what a person has marked among the images of `score --triage`.",
     "drift": "Compare the scores of new images with those of images as usual.",
@@ -19,7 +20,7 @@ VERBS = {
     "dashboard": "Save a workspace and a report in W&B that show the runs of a project.",
     "benchmark": "Run several experiment files and seeds, write the paper's two tables and a page.",
 }
-ALONE = {verb: verb for verb in ("score", "export", "refit", "drift")} | dict.fromkeys(
+ALONE = {verb: verb for verb in ("score", "serve", "export", "refit", "drift")} | dict.fromkeys(
     ("compare", "configs", "dashboard"), "small_verbs"
 )
 """Verbs without an experiment, each with the module of its function."""

@@ -25,7 +25,7 @@ from lightning_gradood.metrics import discoveries
 from lightning_gradood.records import read_columns, read_rows
 from lightning_gradood.report import Run
 
-PLAIN = ["score", "export", "drift", "compare", "configs", "dashboard"]
+PLAIN = ["score", "serve", "export", "drift", "compare", "configs", "dashboard"]
 COLUMNS = ["path", "prediction", "probability", "score", "p_value", "flagged", "error", "guard"]
 
 
