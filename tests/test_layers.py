@@ -40,9 +40,9 @@ WRITING = {
 }  # fmt: skip
 # Lines of a room. A commit that needs more raises the number here, and says why.
 BUDGET = {
-    "__init__": 27, "__main__": 3, "cli": 2059, "core": 1681, "data": 2079, "detectors": 4067, "evaluation": 1139,
+    "__init__": 27, "__main__": 3, "cli": 2059, "core": 1681, "data": 2079, "detectors": 4067, "evaluation": 1148,
     "extraction": 916, "fitting": 228, "gradients": 3089, "guard": 1867, "metrics": 863, "networks": 1084,
-    "perturbations": 1802, "preflight": 70, "probes": 751, "records": 644, "report": 3150, "tasks": 653,
+    "perturbations": 1802, "preflight": 70, "probes": 751, "records": 644, "report": 3304, "tasks": 653,
     "trainer": 271,
 }  # fmt: skip
 

@@ -66,7 +66,7 @@ KEYS = {  # ours: type, default and help
                   "Stage two: what is read from the classifier and which detectors are fitted; null stops `fit` before it."),
     "logging": (LoggingSettings, LoggingSettings(), "What W&B keeps of a run beside its numbers."),
     "report": (ReportSettings, ReportSettings(),
-               "How the figures of a run are written; a ReportCallback of your own has its own settings."),
+               "How a run is reported: its printed table and figures; a ReportCallback of your own has its own settings."),
     "run_dir": (NotEmptyStr | None, None,
                 "Folder of the run: a new one below runs/ by default; an earlier one of the same experiment is continued."),
     "cache_dir": (NotEmptyStr, DEFAULT_CACHE, "Where records are kept and found again by later runs."),

@@ -12,7 +12,7 @@ from lightning_gradood.detectors import Detector, Fitted, score_in_blocks
 from lightning_gradood.evaluation.protocol import DetectionDatasets, Failure, Key, attempt, fitting_seed
 from lightning_gradood.evaluation.settings import DetectionSettings
 from lightning_gradood.evaluation.trials import Learnt, counts_of, fitting_records, scores_of
-from lightning_gradood.metrics import ClassThresholds, auroc, binomial_interval, conformal_threshold
+from lightning_gradood.metrics import ClassThresholds, auroc, auroc_interval, binomial_interval, conformal_threshold
 from lightning_gradood.records import NORMAL, Records, normal_records
 
 _SPREAD = 0.05  # standard deviation of a detector's AUROCs over sources
@@ -33,7 +33,8 @@ class Calibrated:
         counts: `train` and `calibration` to their numbers of records.
         classes: predicted class that has enough images for a threshold of its own, or −1 for all others, to `calibration` and
             `test`, numbers of normal images, and `common` and `own`, shares of the latter that are above either threshold.
-        metrics: anomaly source to `val/auroc`, its `val/images`, `test/auroc` and `test/flagged`; `normal` to
+        metrics: anomaly source to `val/auroc`, its `val/images`, `test/auroc` with its 95 % interval, `test/auroc_low` and
+            `test/auroc_high`, and `test/flagged`; `normal` to
             `test/flagged` with the bounds of its binomial 95 % interval, `low` and `high`.
     """
 
@@ -93,7 +94,9 @@ def best_calibrated(
     best = max(found, key=lambda one: one.val_auroc)
     test = datasets.records[NORMAL].where(split="test")
     scores = score_in_blocks(best.fitted, test)
-    return replace(best, metrics=_tested(best, datasets, tested, scores), classes=_by_class(best, test, scores))
+    return replace(
+        best, metrics=_tested(best, datasets, tested, scores, settings), classes=_by_class(best, test, scores)
+    )
 
 
 def _calibrated(
@@ -139,14 +142,20 @@ def _calibrated(
 
 
 def _tested(
-    chosen: Calibrated, datasets: DetectionDatasets, sources: Sequence[str], normal: np.ndarray
+    chosen: Calibrated,
+    datasets: DetectionDatasets,
+    sources: Sequence[str],
+    normal: np.ndarray,
+    settings: DetectionSettings,
 ) -> dict[str, dict[str, float]]:
     found = dict(chosen.metrics)
     for source in sources:
-        test = scores_of(chosen.fitted, datasets.of(source).where(split="test"))
+        records = datasets.of(source).where(split="test")
+        test, origins = scores_of(chosen.fitted, records), records.column("origin_id")
+        low, high = auroc_interval(test.scores, test.labels, origins, settings.resamples, settings.seed)
         flagged = float(np.mean(test.scores[test.labels == 1] > chosen.threshold))
-        about = {"test/auroc": auroc(test.scores, test.labels), "test/flagged": flagged}
-        found[source] = found.get(source, {}) | about
+        about = {"test/auroc": auroc(test.scores, test.labels), "test/auroc_low": low, "test/auroc_high": high}
+        found[source] = found.get(source, {}) | about | {"test/flagged": flagged}
     count = int((normal > chosen.threshold).sum())
     low, high = binomial_interval(count, len(normal))
     about = {"test/flagged": count / len(normal), "low": low, "high": high, "test/images": float(len(normal))}

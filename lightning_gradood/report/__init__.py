@@ -8,8 +8,8 @@ Examples:
     >>> from lightning_gradood.evaluation import Outcome
     >>> counts = {"test": {"normal": 50, "anomalous": 50}}
     >>> outcome = Outcome("svhn", "mlp", counts, {"test": {"auroc": 0.92}}, (0.86, 0.97), 1.0, {}, [], 0.1)
-    >>> print(console_table([outcome]).splitlines()[2].split()[:7])
-    ['svhn', 'mlp', '-', '-', '50+50', '92.00', '[86.0,']
+    >>> print(console_table(printed_rows([outcome])).splitlines()[2])
+    svhn    mlp       92.00  [86.0, 97.0]      -                 -
 """
 
 from lightning_gradood.report.benchmark import Benchmark, Experiment, run_benchmark
@@ -40,7 +40,7 @@ from lightning_gradood.report.run_writer import (
 )
 from lightning_gradood.report.score_drift import ScoredImages, drift_report
 from lightning_gradood.report.score_stream import DriftStream
-from lightning_gradood.report.tables import console_table
+from lightning_gradood.report.tables import console_table, printed_rows
 from lightning_gradood.report.triage import Triage, read_marks, refit_text
 
 __all__ = [
@@ -48,6 +48,6 @@ __all__ = [
     "ReportCallback", "ReportSettings", "Run", "ScoredImages", "TableSettings", "Triage", "WandbCallback", "Workplace", "alert",
     "apply_dashboard", "choose_guard", "comparison_page", "comparison_text", "console_table", "dashboard_definition",
     "drift_report", "explanation_figure", "figure_bytes", "has_wandb_account", "keep_guard", "newest_run",
-    "offline_without_account", "read_marks", "read_runs", "refit_text", "run_benchmark", "tell",
+    "offline_without_account", "printed_rows", "read_marks", "read_runs", "refit_text", "run_benchmark", "tell",
     "without_anomalies_sentence", "working_commit", "write_guard_summary", "write_run",
 ]  # fmt: skip

@@ -2,15 +2,17 @@
 
 import itertools
 import json
+import logging
 import os
 import re
 import shlex
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TextIO
 
 import lightning.pytorch as pl
 import torch
@@ -27,7 +29,7 @@ from lightning_gradood.probes import Probe
 from lightning_gradood.records import write_rows
 from lightning_gradood.report.loggers import ReportCallback
 from lightning_gradood.report.pages import benchmark_page
-from lightning_gradood.report.paper_tables import CSV_COLUMNS, Row, TableSettings, csv_rows, table_1, table_2
+from lightning_gradood.report.paper_tables import CSV_COLUMNS, Row, TableSettings, csv_rows, overview, table_1, table_2
 from lightning_gradood.report.run import PAGE, RESULTS, GuardSummary, Run
 
 _OURS = ("config", "run_dir", "cache_dir", "detection.seed", "data.split.seed")  # what the benchmark sets itself
@@ -122,6 +124,11 @@ class Call(NamedTuple):
     words: list[str]
     config: Mapping[str, Any]
 
+    @property
+    def output(self) -> Path:
+        """The file of what it prints."""
+        return self.folder.with_name(f"{self.folder.name}.txt")
+
 
 def run_benchmark(
     benchmark: Benchmark,
@@ -136,17 +143,34 @@ def run_benchmark(
     classifiers: dict[str, Any] = {}
     for number, call in enumerate(calls, start=1):
         done = is_done(call, classifiers.get(call.classifier))
-        before = "done before: " if done else ""
-        rank_zero_only(sys.stdout.write)(
-            f"\n[{number}/{len(calls)}] {before}python -m lightning_gradood {shlex.join(call.words)}\n"
-        )
+        about = "done before" if done else f"its output is in {call.output}"
+        rank_zero_only(sys.stdout.write)(f"[{number}/{len(calls)}] {call.folder}: {about}\n")
         sys.stdout.flush()
         if not done:
-            run_verb(call.words, [ProbeCosts(), ReportCallback(figures=False)])
+            with _into(call.output) as file:
+                file.write(f"python -m lightning_gradood {shlex.join(call.words)}\n")
+                run_verb(call.words, [ProbeCosts(), ReportCallback(figures=False)])
         classifiers.setdefault(call.classifier, Run.read(call.folder).provenance.get("network_digest"))
     runs = {name: [Run.read(one.folder) for one in calls if one.experiment == name] for name in benchmark.experiments}
     _write(benchmark, runs, folder)
     return list(dict.fromkeys(one.detector for found in runs.values() for run in found for one in run.failures))
+
+
+@contextmanager
+def _into(path: Path) -> Iterator[TextIO]:
+    """Append what the block prints to a file, in the first process; Lightning's handlers keep the stream of their start."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    loggers = map(logging.getLogger, ("lightning.pytorch", "lightning.fabric"))
+    streams = {one: one.stream for log in loggers for one in log.handlers if type(one) is logging.StreamHandler}
+    with (path if getattr(rank_zero_only, "rank", 0) == 0 else Path(os.devnull)).open("a", buffering=1) as file:
+        try:
+            for one in streams:
+                one.setStream(file)
+            with redirect_stdout(file), redirect_stderr(file):
+                yield file
+        finally:
+            for one, stream in streams.items():
+                one.setStream(stream)
 
 
 def calls_of(benchmark: Benchmark, folder: Path, configuration: Configuration) -> list[Call]:
@@ -246,9 +270,17 @@ def probe_cost(probe: Probe, network: nn.Module, images: Tensor) -> dict[str, fl
 
 @rank_zero_only
 def _write(benchmark: Benchmark, runs: Mapping[str, Sequence[Run]], folder: Path) -> None:
-    """Write the tables as Markdown, LaTeX and CSV, and the page."""
-    rows: dict[tuple[str, str], Row] = {}
+    """Write the tables as Markdown, LaTeX and CSV, and the page, and print mean AUROCs."""
+    rows, means = dict[tuple[str, str], Row](), list[Row]()
     for name, found in runs.items():
+        every = {
+            one.source: one.source in run.provenance.get("perturbations", {}) for run in found for one in run.outcomes
+        }
+        for perturbed, kind in ((True, "perturbed"), (False, "other images")):
+            if chosen := [source for source, one in every.items() if one == perturbed]:
+                means.append(Row(name, ("", ""), kind, perturbed, {}, chosen))
+                for run in found:
+                    means[-1].add(run)
         for run in found:
             made = run.provenance.get("perturbations", {})
             single = {one.source: [one.source] for one in run.outcomes}
@@ -258,12 +290,14 @@ def _write(benchmark: Benchmark, runs: Mapping[str, Sequence[Run]], folder: Path
     both = table_1([*rows.values()]), table_2([*rows.values()], benchmark.tables)
     tables = [table for table in both if table.lines]
     first = {name: found[0] for name, found in runs.items()}
-    contents = {PAGE: benchmark_page(folder.name, benchmark.seeds, first, tables, benchmark.tables)}
+    contents = {PAGE: benchmark_page(folder.name, benchmark.seeds, first, overview(means), tables, benchmark.tables)}
     for table in tables:
         contents |= {f"{table.name}.md": table.markdown, f"{table.name}.tex": table.latex}
     for name, text in contents.items():
         with atomic_write(folder / name) as file:
             file.write(text.encode())
     write_rows(csv_rows(tables), CSV_COLUMNS, folder / "tables.csv", "--run_dir")
-    shown = "\n".join(table.markdown for table in tables)
-    sys.stdout.write(f"\n{shown}\nTables and page: {folder}\n")
+    sys.stdout.write(
+        f"\n{overview(means).text()}\nMean AUROC over sources in %, ± standard deviation over seeds and checkpoints.\n"
+        f"By source, with the paper's numbers: {', '.join(f'{table.name}.md' for table in tables)} and {PAGE} in {folder}\n"
+    )

@@ -30,13 +30,15 @@ Format = Literal["png", "pdf", "svg"]
 
 @dataclass(frozen=True)
 class ReportSettings:
-    """How the figures of a run are written.
+    """How a run is reported.
 
     Args:
+        table: `short`, the printed table in 100 columns; `full`, with all columns of the page.
         formats: any of `png`, `pdf` and `svg`; the last two are vector graphics with their fonts, for papers.
         titles: whether figures have titles; in a paper the caption says it. Panels of one figure keep theirs.
     """
 
+    table: Literal["short", "full"] = "short"
     formats: list[Format] = field(default_factory=lambda: ["png"])
     titles: bool = True
 
@@ -232,7 +234,7 @@ def draw_figures(run: Run, settings: ReportSettings | None = None) -> dict[str, 
 
     With settings they are also written into `figures/` of the run folder.
     """
-    pictures, settings = dict[str, bytes](), settings or ReportSettings([])
+    pictures, settings = dict[str, bytes](), settings or ReportSettings(formats=[])
     for name, draw in drawings(run).items():
         with going_on_without(f"the figure {name}"):
             figure = draw()

@@ -26,7 +26,6 @@ from lightning_gradood.report.figures import ReportSettings, draw_figures
 from lightning_gradood.report.pages import accuracy_warning, findings, run_page
 from lightning_gradood.report.run import (
     CURVES,
-    LEADERBOARD,
     PAGE,
     PROVENANCE,
     RESULTS,
@@ -35,7 +34,7 @@ from lightning_gradood.report.run import (
     Run,
     curve_rows,
 )
-from lightning_gradood.report.tables import by_detector, console_table, detection_scalars
+from lightning_gradood.report.tables import by_detector, detection_scalars
 
 PROJECT = "lightning_gradood"  # W&B's, where neither the logger nor `WANDB_PROJECT` names one
 FINISH_SECONDS = (
@@ -62,8 +61,7 @@ class ReportCallback(Callback):
     def on_detect_end(self, trainer: pl.Trainer, run: Run) -> None:
         """Tell what the run has found."""
         about = "".join(f"{sentence}\n" for sentence in findings(run))
-        table = console_table(run.outcomes, run.failures, run.groups, run.config.get(LEADERBOARD))
-        table = ("\n" if about else "") + table
+        table = ("\n" if about else "") + run.table(self.settings.table == "full")
         sys.stdout.write(f"\n{about}{table}\n\nResults and figures: {run.folder}\n")
         pictures = draw_figures(run, self.settings) if self.figures else {}
         with going_on_without("the page"), atomic_write(run.folder / PAGE) as file:

@@ -1,6 +1,7 @@
 """HTML pages of one run, of several, and of a benchmark: their numbers; what they say stands in `templates/`."""
 
 import base64
+import io
 import json
 import math
 import re
@@ -10,11 +11,12 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
+from PIL import Image
 
 from lightning_gradood.records import NORMAL
 from lightning_gradood.report.figures import draw_figures, drawings, figure_bytes, first_layer_figure
 from lightning_gradood.report.paper_tables import NOTE, PaperTable, TableSettings
-from lightning_gradood.report.run import LEADERBOARD, Run
+from lightning_gradood.report.run import Run
 from lightning_gradood.report.score_figures import auroc_bars, roc_curves
 from lightning_gradood.report.tables import (
     ABSENT,
@@ -30,7 +32,6 @@ from lightning_gradood.report.tables import (
     matrices,
     not_transferred,
     percent,
-    printed_rows,
 )
 
 _AUDIT, _EASY = "image_statistics", 0.9  # the detector that asks for nothing but pixels, and the AUROC that is told of
@@ -42,8 +43,23 @@ def render(template: str, **values: Any) -> str:
     jinja = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     jinja.filters["percent"] = percent
     jinja.filters["base64"] = lambda png: base64.b64encode(png).decode()
+    jinja.filters["webp"] = _webp
     jinja.filters["code"] = lambda text: Markup(re.sub("`([^`]*)`", r"<code>\1</code>", str(escape(text))))
-    return jinja.get_template(template).render(values)
+    page, headings = jinja.get_template(template).render(values), list[str]()
+
+    def numbered(match: re.Match[str]) -> str:
+        headings.append(f'<a href="#{len(headings)}">{match[1]}</a>')
+        return f'<h2 id="{len(headings) - 1}">{match[1]}</h2>'
+
+    page = re.sub("<h2>(.*?)</h2>", numbered, page)
+    return page.replace("</h1>", f"</h1>\n<nav>{' '.join(headings)}</nav>", 1) if len(headings) > 1 else page
+
+
+def _webp(png: bytes) -> str:
+    """A picture in base64, at about half its size."""
+    buffer = io.BytesIO()
+    Image.open(io.BytesIO(png)).convert("RGB").save(buffer, "webp", quality=85)
+    return base64.b64encode(buffer.getvalue()).decode()
 
 
 def run_page(run: Run, pictures: Mapping[str, bytes]) -> str:
@@ -53,14 +69,14 @@ def run_page(run: Run, pictures: Mapping[str, bytes]) -> str:
 
 def _told(run: Run, pictures: Mapping[str, bytes]) -> dict[str, Any]:
     """All that a page tells of a run, by the names that the templates use."""
-    rows, notes = printed_rows(run.outcomes, run.failures, run.groups, run.config.get(LEADERBOARD))
+    rows, notes, more = run.printed
     tested = {outcome.source for outcome in run.outcomes}  # outliers used only for training are left out
     made = {name: one for name, one in run.provenance.get("perturbations", {}).items() if name in tested}
     return {
         "run": run,
         "findings": findings(run),
         "results": _results(rows),
-        "notes": notes,
+        "notes": [*notes, *more],
         "matrices": matrices(run.outcomes),
         "perturbations": made,
         "pictures": pictures,
@@ -177,19 +193,20 @@ def _groups(runs: Sequence[Run]) -> dict[str, Sequence[str]]:
     return {name: one for name, one in runs[0].groups.items() if all(run.groups.get(name) == one for run in runs)}
 
 
-_SHOWN = ("aurocs", "layer_norms", "activation_norms", "samples", "attacked_samples", "extremes_")
+_SHOWN = ("aurocs", "layer_norms", "activation_norms", "samples", "attacked_samples")
 
 
 def benchmark_page(
     name: str,
     seeds: Sequence[int],
     runs: Mapping[str, Run],
+    means: Table,
     tables: Sequence[PaperTable],
     settings: TableSettings,
 ) -> str:
     """Lay out all results as one self-contained HTML file; `runs` are those of the first seed, by experiment.
 
-    A ROC of all methods on each source stands in place of the figures of each method.
+    A ROC of all methods on each source stands in place of the figures of each method, which are on the run's own page.
     """
     told = {}
     for experiment, run in runs.items():
@@ -205,4 +222,6 @@ def benchmark_page(
             figures["first_layer"] = first_layer_figure(stored, {NORMAL: NORMAL} | chosen)
         told[experiment] = _told(run, {name: figure_bytes(figure) for name, figure in figures.items()})
     heading = f"Benchmark {name}"
-    return render("benchmark.html.jinja", title=heading, seeds=seeds, tables=tables, told=told, legend=NOTE)
+    return render(
+        "benchmark.html.jinja", title=heading, seeds=seeds, means=means, tables=tables, told=told, legend=NOTE
+    )

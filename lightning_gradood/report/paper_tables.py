@@ -5,7 +5,7 @@ import functools
 import math
 import re
 import statistics
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from typing import Any, NamedTuple
@@ -30,9 +30,10 @@ METHODS = ("baseline", "odin", "lid", "mahalanobis_v", "mahalanobis_p", "mahalan
 OURS = "mlp_all_ones"  # the paper's own method
 AUDIT = "image_statistics"  # a baseline that reads no network; never counted as best
 NOTE = (
-    "Mean ± standard deviation over seeds and checkpoints, in %; best of each row in bold; [the paper's number, on its own "
+    "Mean ± standard deviation over seeds and checkpoints, in %; best of each column in bold; [the paper's number, on its own "
     "images]; `mlp_all_ones`, or `mlp` without it, is the paper's own method."
 )
+_MOST = 6  # columns of numbers in a table, so that it fits a page
 _NUMBERS = {"mean": float, "spread": float, "seeds": int, "best": int, "paper": float}
 CSV_COLUMNS: dict[str, type] = {"table": str, "row": str, "detector": str, **_NUMBERS}
 _ATTACKS = ("fgsm", "bim", "cw", "pgd", "iterll", "semantic")  # in the order of Table 1
@@ -137,32 +138,71 @@ class PaperTable:
     lines: Lines
 
     @property
-    def table(self) -> Table:
-        """In %, a column for each detector, the paper's numbers in brackets, the best of each row in bold.
+    def blocks(self) -> dict[str, Table]:
+        """Tables in % of at most six sources, by all heads of a line but the last, which is the source.
 
-        The paper's methods stand in its order, with its own last, then all others, the audit at the end.
+        A row for each detector: the paper's methods in its order, with its own last, then all others, the audit at the end.
+        The paper's numbers stand in brackets, the best of each column in bold.
         """
-        order = [*METHODS, OURS, "mlp"]
-        run = dict.fromkeys(detector for _, numbers in self.lines for detector in numbers)
-        others = sorted((name for name in run if name not in order), key=lambda name: name == AUDIT)
-        detectors = [*(name for name in order if name in run), *others]
-        rows: list[list[str | Cell]] = [
-            [*keys, *(_cell(numbers.get(name), name in best_of(numbers)) for name in detectors)]
-            for keys, numbers in self.lines
-        ]
-        return Table([*self.heads, *detectors], rows, len(self.heads))
+        found: dict[str, list[tuple[str, dict[str, OverSeeds]]]] = {}
+        for (*above, source), numbers in self.lines:
+            found.setdefault(", ".join(above), []).append((source, numbers))
+        return {
+            f"{heading}{f' ({start // _MOST + 1})' if start else ''}": by_column(lines[start : start + _MOST], _order)
+            for heading, lines in found.items()
+            for start in range(0, len(lines), _MOST)
+        }
 
     @property
     def markdown(self) -> str:
-        """A Markdown table under its caption."""
-        return f"**{self.caption}** {NOTE}\n\n{self.table.text('pipe')}\n"
+        """Markdown tables under a caption."""
+        texts = [f"{heading}\n\n{table.text('pipe')}" for heading, table in self.blocks.items()]
+        return "\n\n".join([f"**{self.caption}**", *texts, NOTE]) + "\n"
 
     @property
     def latex(self) -> str:
-        """A LaTeX table for booktabs."""
-        caption = re.sub("([&%_#])", r"\\\1", f"{self.caption} {NOTE}")
-        text = f"\\begin{{table}}\n\\caption{{{caption}}}\n{self.table.text('latex_booktabs')}\n\\end{{table}}\n"
-        return re.sub(r"\*\*(.*?)\*\*", r"\\textbf{\1}", text).replace("±", r"$\pm$")
+        """LaTeX tables for booktabs and graphicx, no wider than a line; the paper's numbers have rows of their own."""
+        found = []
+        for heading, table in self.blocks.items():
+            rows = list[list[str | Cell]]()
+            for name, *cells in table.rows:
+                rows.append([name, *(cell._replace(small="") for cell in cells if isinstance(cell, Cell))])
+                published = [cell.small for cell in cells if isinstance(cell, Cell)]
+                rows += [["(paper)", *published]] if any(published) else []
+            caption = re.sub("([&%_#])", r"\\\1", f"{self.caption} {heading}. {NOTE}")
+            text = Table(table.heads, rows).text("latex_booktabs")
+            text = re.sub(r"\*\*(.*?)\*\*", r"\\textbf{\1}", text).replace("±", r"$\pm$")
+            found.append(_LATEX % (re.sub("`(.*?)`", r"\\texttt{\1}", caption).replace("±", r"$\pm$"), text))
+        return "\n".join(found)
+
+
+_LATEX = r"""\begin{table}
+\caption{%s}
+\centering\footnotesize
+\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%s}
+\end{table}
+"""
+
+
+def by_column(lines: Sequence[tuple[str, Mapping[str, OverSeeds]]], order: Callable[[str], Any]) -> Table:
+    """A column in % for each of the named lines, and a row for each detector, sorted by its name; the best in bold."""
+    detectors = sorted({name: None for _, numbers in lines for name in numbers}, key=order)
+    rows: list[list[str | Cell]] = [
+        [name, *(_cell(numbers.get(name), name in best_of(numbers)) for _, numbers in lines)] for name in detectors
+    ]
+    return Table(["detector", *(name for name, _ in lines)], rows)
+
+
+def _order(detector: str) -> tuple[int, bool]:
+    paper = [*METHODS, OURS, "mlp"]
+    return paper.index(detector) if detector in paper else len(paper), detector == AUDIT
+
+
+def overview(rows: Sequence[Row]) -> Table:
+    """Mean AUROC over the sources of each row, the best detector of all rows first, the audit last."""
+    lines = [(f"{row.model}\n{row.source}", row.numbers("auroc", {})) for row in rows]
+    found = {name: [numbers[name].mean for _, numbers in lines if name in numbers] for _, one in lines for name in one}
+    return by_column(lines, lambda name: (name == AUDIT, -statistics.fmean(found[name])))
 
 
 def table_1(rows: Sequence[Row]) -> PaperTable:

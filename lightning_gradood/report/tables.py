@@ -1,17 +1,20 @@
 """Tables: their one model, the results of a run printed, as matrices, and under the names of loggers."""
 
+import csv
 import itertools
 import math
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
+from importlib import resources
 from typing import Any, NamedTuple
 
 import numpy as np
 from tabulate import SEPARATING_LINE, tabulate
 
 from lightning_gradood.evaluation import FLAGGED, Failure, Outcome
-from lightning_gradood.records import SPLITS
-from lightning_gradood.report.leaderboard import beside_leaderboard
+from lightning_gradood.records import NORMAL, SPLITS
 
 MEAN = "mean"  # in place of a source, in numbers that are means over sources
 ABSENT = "-"  # in place of a number that there is not
@@ -161,24 +164,33 @@ def compared(
     return rows
 
 
-_COLUMNS = {  # of the printed table, to metrics of `test`
+_COLUMNS = {  # of the full table alone, to metrics of `test`
     "AUPR-in": "aupr_in",
     "AUPR-out": "aupr_out",
-    "FPR95": "fpr95_in",
     "acc(oracle)": "detection_accuracy",
     "acc(0.5)": "accuracy_at_0.5",
     "acc(val)": "accuracy_at_val_threshold",
     **{f"FPR({100 * rate:.0f}%)": name for name, rate in FLAGGED.items()},
 }
 TEXT = ("source", "detector", "trained on")  # columns of words
-_SHIFTED = "full spectrum"
+_SHIFTED, _ALARMS, _OPENOOD = "full spectrum", "flagged (normal)", "OpenOOD"
+_SHORT = ("source", "detector", "trained on", "AUROC", "95 % interval", _SHIFTED, _OPENOOD, "FPR95", _ALARMS)
 FAILED = "failed"  # in place of the AUROC of a detector that could not be fitted or tested
-_NOTES = [
-    "In % on the test split; n = normal+anomalous images. AUPR-in, FPR95: normal is positive; AUPR-out: anomalous is.",
-    "Accuracies: oracle = best balanced accuracy of any threshold; 0.5 = the MLP's own; val = threshold chosen on val.",
-    "FPR(1%), FPR(5%) = share of normal test images flagged by conformal thresholds for these rates, from normal val images.",
+_WIDTH = 100  # of the short table's notes
+_DEFINED = [
+    "n = normal+anomalous images. AUPR-in: normal is positive; AUPR-out: anomalous is. Accuracies: oracle = best balanced "
+    "accuracy of any threshold; 0.5 = the MLP's own; val = threshold chosen on val.",
+    "FPR(1%), FPR(5%) = share of normal test images flagged by conformal thresholds for these rates, from normal val images. "
     "Intervals: bootstrap, or Newcombe's (2006) where few images are on the wrong side and a bootstrap is too narrow.",
 ]
+
+
+class Printed(NamedTuple):
+    """Test results as text by column, the `notes` that the short table needs, and `more`, which define its other columns."""
+
+    rows: list[dict[str, str]]
+    notes: list[str]
+    more: list[str]
 
 
 def printed_rows(
@@ -186,14 +198,17 @@ def printed_rows(
     failures: Sequence[Failure] = (),
     groups: Mapping[str, Sequence[str]] = {},
     leaderboard: str | None = None,
-) -> tuple[list[dict[str, str]], list[str]]:
-    """Test results as text by column, and notes that define the columns.
+    rate: float = 0.05,
+    first: str = "",
+) -> Printed:
+    """Lay out the results by source and detector, the one called `first` before others; no transferred detectors.
 
-    Rows are per source and detector, transferred ones left out; then per failure; then means per detector over each
-    group and, as source `mean`, over all of several sources. Columns `trained on`, `success` and `full spectrum` are there where
-    they say something, OpenOOD's numbers with its benchmark as `leaderboard`.
+    Failures follow; then means per detector over each group and, as source `mean`, over all of several sources. Columns
+    `trained on`, `success` and `full spectrum` are there where they say something, OpenOOD's numbers with its benchmark as
+    `leaderboard`. Images are flagged by conformal thresholds for `rate` of normal images.
     """
-    own = by_detector(not_transferred(outcomes))
+    own = by_detector(_with_flagged(one, rate) for one in not_transferred(outcomes))
+    own = {name: own[name] for name in sorted(own, key=lambda name: name != first)}
     rows = [
         _row(one.source, one.trained_on or one.source, one.metrics["test"], one)
         for group in own.values()
@@ -208,9 +223,13 @@ def printed_rows(
                 shared = known.pop() if len(known) == 1 else ABSENT
                 rows.append(_row(name, shared, mean_numbers(members)["test"], group[0], mean=True))
     notes = [f"{FAILED}: `{one.detector}` on `{one.source}`: {one.reason}" for one in failures]
+    notes.append(
+        "In % on the test split. FPR95: share of the source's images that pass for normal where 95 % of normal images do. "
+        f"{_ALARMS}: share of its images, and of normal ones, above the threshold for {100 * rate:.3g} % false alarms."
+    )
+    more = [*_DEFINED]
     if any(row["success"] != ABSENT for row in rows):
-        notes.append("success = share of attacked or corrupted images that the classifier no longer gives their class.")
-    notes += _NOTES
+        more.append("success = share of attacked or corrupted images that the classifier no longer gives their class.")
     if any(row[_SHIFTED] != ABSENT for row in rows):
         notes.append(
             f"{_SHIFTED} = AUROC where test images of the group `shifted` count as normal, as OpenOOD's fsood."
@@ -219,9 +238,19 @@ def printed_rows(
         if all(row[column] in (ABSENT, row["source"]) for row in rows):
             rows = [{name: text for name, text in row.items() if name != column} for row in rows]
     if leaderboard:
-        rows, said = beside_leaderboard(rows, leaderboard, ABSENT)
+        rows, said = beside_leaderboard(rows, leaderboard)
         notes += said
-    return rows, notes
+    return Printed(rows, notes, more)
+
+
+def _with_flagged(outcome: Outcome, rate: float) -> Outcome:
+    """Add `flagged` and `normal_flagged` to its `test`, where there are scores and enough normal images for the rate."""
+    limit = rate * (1 + 1e-9)  # 1 / 100 and 0.01 may differ in the last bit
+    if not outcome.scores or 1 / (len(outcome.scores["val"].normal) + 1) > limit:
+        return outcome
+    labels, alarms = outcome.scores["test"].labels, outcome.p_values("test") <= limit
+    shares = {"flagged": alarms[labels == 1].mean(), "normal_flagged": alarms[labels == 0].mean()}
+    return replace(outcome, metrics=outcome.metrics | {"test": outcome.metrics["test"] | shares})
 
 
 def _row(
@@ -239,27 +268,65 @@ def _row(
         "AUROC": percent(test.get("auroc")),
         "95 % interval": brackets(*outcome.auroc_interval) if outcome else ABSENT,
         _SHIFTED: percent(test.get("full_spectrum/auroc")),
+        "FPR95": percent(test.get("fpr95_in")),
+        _ALARMS: f"{100 * test['flagged']:.1f} ({100 * test['normal_flagged']:.1f})" if "flagged" in test else ABSENT,
         **{column: percent(test.get(metric)) for column, metric in _COLUMNS.items()},
     }
 
 
-def console_table(
-    outcomes: Sequence[Outcome],
-    failures: Sequence[Failure] = (),
-    groups: Mapping[str, Sequence[str]] = {},
-    leaderboard: str | None = None,
-) -> str:
-    """Lay the test results out as plain text, `printed_rows` and below them `matrices`."""
-    rows, notes = printed_rows(outcomes, failures, groups, leaderboard)
-    cells: list[Any] = [list(rows[0])]
-    for _, group in itertools.groupby(rows, key=lambda row: row["source"] in (MEAN, *groups)):
-        cells += [SEPARATING_LINE, *(list(row.values()) for row in group)]
-    align = ["left" if column in TEXT else "right" for column in rows[0]]
+@cache
+def _published() -> dict[tuple[str, str], dict[str, str]]:
+    text = (resources.files("lightning_gradood.report") / "openood_leaderboard.csv").read_text()
+    return {(row["benchmark"], row["detector"]): row for row in csv.DictReader(text.splitlines())}
+
+
+def beside_leaderboard(rows: Sequence[Mapping[str, str]], benchmark: str) -> tuple[list[dict[str, str]], list[str]]:
+    """Add a column with OpenOOD's published AUROCs behind `AUROC`, and notes of their source, date and of doubts.
+
+    Args:
+        rows: of the printed table, text by column; those of the groups `near` and `far` have a number there.
+        benchmark: `cifar10`, `cifar100`, `imagenet200` or `imagenet`.
+    """
+    shown, sources, doubts, network = list[dict[str, str]](), dict[str, None](), dict[str, None](), ""
+    for row in rows:
+        group, number = row["source"], ABSENT
+        found = _published().get((benchmark, row["detector"])) if group in ("near", "far") else None
+        if found:
+            number, network = found[group], found["network"]
+            sources[f"{found['source']} of {found['date']}"] = None
+            if found["disputed"].startswith(f"{group}:"):
+                number += " (disputed)"
+                doubts[f"Disputed: {found['postprocessor']}, {found['disputed']}."] = None
+        items = list(row.items())
+        place = list(row).index("AUROC") + 1
+        shown.append(dict([*items[:place], (_OPENOOD, number), *items[place:]]))
+    if not sources:
+        return [dict(row) for row in rows], []
+    note = (
+        f"{_OPENOOD} = AUROC of its leaderboard, cross-entropy training of a {network} (github.com/zjysteven/OpenOOD, branch "
+        f"leaderboard, {', '.join(sources)}); ± over three trainings."
+    )
+    return shown, [note, *doubts]
+
+
+def console_table(printed: Printed, matrices_below: Mapping[str, Table] = {}, full: bool = False) -> str:
+    """Lay results out as plain text of at most 100 columns for usual names, or with all columns; below them, `matrices`."""
+    rows, notes, more = printed
+    heads = [head for head in rows[0] if full or head in _SHORT]
+    if not full:
+        if all(row.get("trained on") in (None, ABSENT, NORMAL, row["source"]) for row in rows):
+            heads = [head for head in heads if head != "trained on"]
+        notes = [*notes, "All numbers: --report.table full, results.csv, and the page."]
+    cells: list[Any] = [heads]
+    for _, group in itertools.groupby(rows, key=lambda row: row["AUROC"] != FAILED and row["95 % interval"] == ABSENT):
+        cells += [SEPARATING_LINE, *([row[head] for head in heads] for row in group)]
+    align = ["left" if column in TEXT else "right" for column in heads]
     # The header is a plain row, as tabulate makes columns under a real one two characters wider; drop the rule above.
     _, table = tabulate(cells, (), "simple", colalign=align, disable_numparse=True).split("\n", 1)
     where = "trained on the row's source, tested on the column's"
     below = [
         f"\n{name}: AUROC in %, {where}; others = mean but its own\n{matrix.text('plain')}"
-        for name, matrix in matrices(outcomes).items()
+        for name, matrix in matrices_below.items()
     ]
-    return "\n".join([table, *notes, *below])
+    told = [textwrap.fill(note, _WIDTH) for note in notes] if not full else [*notes, *more]
+    return "\n".join([table, *told, *below])

@@ -3,7 +3,6 @@
 import csv
 import functools
 import inspect
-import re
 import shutil
 import statistics
 from pathlib import Path
@@ -45,9 +44,7 @@ FILE = ["benchmark", "--config", "bench.yaml"]
 HERE = Path("runs/benchmarks/bench")
 SEEDS = [HERE / "tiny/seed_0", HERE / "tiny/seed_1"]
 DETECTORS = ["mlp", "baseline", "lid", "mahalanobis_v"]
-FIGURES = (
-    3 + 1 + 1 + 2 + 2 + 4
-)  # ROC of each source, Figure 1, bars, 3a and 3b, (attacked) samples, extremes of each detector
+FIGURES = 3 + 1 + 1 + 2 + 2  # ROC of each source, Figure 1, bars, 3a and 3b, (attacked) samples
 
 
 @pytest.fixture
@@ -84,7 +81,15 @@ def lines():
 
 
 def test_calls_are_printed_as_a_user_makes_them_and_seeds_share_the_classifier_but_no_split(here):
-    commands = re.findall(r"^\[\d/2\] python -m lightning_gradood (.*)$", Path("printed.txt").read_text(), re.MULTILINE)
+    printed = Path("printed.txt").read_text().splitlines()
+    assert [line for line in printed if line.startswith("[")] == [
+        f"[{number}/2] {folder}: its output is in {folder}.txt" for number, folder in enumerate(SEEDS, start=1)
+    ]
+    assert len(printed) < 16
+    assert max(map(len, printed)) <= 120
+    outputs = [folder.with_suffix(".txt").read_text() for folder in SEEDS]
+    assert all("Guard:" in text for text in outputs)
+    commands = [text.partition("\n")[0].removeprefix("python -m lightning_gradood ") for text in outputs]
     assert [words.split()[0] for words in commands] == ["fit", "detect"]
     assert "--ckpt_path runs/benchmarks/bench/tiny/seed_0/checkpoints/best.ckpt" in commands[1]
     assert "--detection.seed 1 --data.split.seed 1 --run_dir runs/benchmarks/bench/tiny/seed_1" in commands[1]
@@ -119,7 +124,7 @@ def test_tables_hold_mean_and_standard_deviation_beside_the_paper_s_and_the_page
     assert (float(paper["fgsm"]), paper["photographs"]) == (0.9345, "")
     page, pictures = whole(HERE / "report.html")
     assert len(pictures) == FIGURES
-    wanted = {"Table 1: Adversarial detection, AUROC.", "tiny: Most wrong", "tiny: Reading the network"}
+    wanted = {"Table 1: Adversarial detection, AUROC.", "tiny: ROC curves", "tiny: Reading the network"}
     assert wanted <= set(page.headings)
 
 
@@ -186,7 +191,7 @@ def test_a_detector_that_fails_ends_in_exit_code_3_and_is_run_again(capsys):
         code, out, err = called(words, capsys)
     assert code == 3
     assert err.endswith("error: some fits of `energy` failed: their runs say why, and all else is in the tables.\n")
-    assert "Tables and page:" in out
+    assert "By source, with the paper's numbers:" in out
     for before in (False, True):
         assert ("done before" in called(words, capsys)[1]) is before
 

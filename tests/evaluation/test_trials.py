@@ -28,7 +28,7 @@ from lightning_gradood.gradients import AllOnes, AllZeros
 from lightning_gradood.metrics import auroc_interval, conventional_metrics
 from lightning_gradood.networks import MLPSettings
 from lightning_gradood.records import SPLITS, Records
-from lightning_gradood.report.tables import console_table
+from lightning_gradood.report.tables import console_table, printed_rows
 
 SOURCES = ["smoke", "fog", "rain"]
 PROTOCOLS = ("known", "leave_one_out", "cross")
@@ -214,7 +214,7 @@ def test_shifted_sources_count_as_normal_in_the_full_spectrum_of_the_others():
         labels = [*test.labels, *[0] * len(fog)]
         assert found[source] == pytest.approx(roc_auc_score(labels, [*test.scores, *fog]))
     assert found["fog"] is None
-    printed = console_table(outcomes)
+    printed = console_table(printed_rows(outcomes))
     assert f"{100 * found['rain']:.2f}" in printed
     assert "full spectrum = AUROC" in printed
 

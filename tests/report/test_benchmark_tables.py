@@ -8,7 +8,16 @@ from dataclasses import replace
 import pytest
 
 from lightning_gradood.report import Experiment, TableSettings
-from lightning_gradood.report.paper_tables import METHODS, METRICS, best_of, csv_rows, paper_number, table_1, table_2
+from lightning_gradood.report.paper_tables import (
+    METHODS,
+    METRICS,
+    best_of,
+    csv_rows,
+    overview,
+    paper_number,
+    table_1,
+    table_2,
+)
 
 SEEDS = {"baseline": [0.9, 0.8], "mlp": [0.97, 0.99], "knn": [0.98, 0.98], "image_statistics": [1.0, 1.0]}
 
@@ -34,7 +43,21 @@ def test_rows_and_columns_are_in_the_paper_s_order_and_others_behind(rows, about
     metrics = ("Detection accuracy", "AUROC", "AUPR (anomalous positive)")
     places = itertools.product(metrics, ["CIFAR-10 (ResNet)"], ["svhn", "rain"])
     assert [heads for heads, _ in second.lines] == list(places)
-    assert first.table.heads == ["Model", "Attack", "baseline", "mlp", "knn", "image_statistics"]
+    (block,) = first.blocks.values()
+    assert [row[0] for row in block.rows] == ["baseline", "mlp", "knn", "image_statistics"]
+    assert [(heading, table.heads) for heading, table in second.blocks.items()] == [
+        (f"{metric}, CIFAR-10 (ResNet)", ["detector", "svhn", "rain"]) for metric in metrics
+    ]
+
+
+def test_tables_have_at_most_six_columns_and_the_overview_starts_with_the_best(rows):
+    blocks = table_1([replace(rows[0], source=f"rain_{number}") for number in range(15)]).blocks
+    assert [len(table.heads) for table in blocks.values()] == [7, 7, 4]
+    means = overview(rows[:2])
+    assert [row[0] for row in means.rows] == ["mlp", "knn", "baseline", "image_statistics"]
+    assert [[cell.best for cell in row[1:]] for row in means.rows] == [
+        [name in ("mlp", "knn")] * 2 for name, *_ in means.rows
+    ]
 
 
 def test_the_paper_s_number_stands_beside_the_method_that_is_the_paper_s(rows, about):
@@ -68,8 +91,16 @@ def test_markdown_latex_and_csv_agree_and_the_best_is_the_highest_printed_mean_w
             for spread in [statistics.stdev(SEEDS[name])]
             for paper in ["" if cells[name].paper is None else f"{100 * cells[name].paper:.2f}"]
         ]
-        for text in (table.markdown, table.latex):
-            assert [(bool(bold), *found) for bold, *found in re.findall(NUMBER, text)] == expected
+        found = {
+            text: [(bool(bold), *one) for bold, *one in re.findall(NUMBER, text)]
+            for text in (table.markdown, table.latex)
+        }
+        assert sorted(found[table.markdown]) == sorted(expected)
+        assert sorted(found[table.latex]) == sorted(
+            (*one, "") for *one, _ in expected
+        )  # whose own rows hold the paper's
+        published = re.findall(r" {?\[}?(\d+\.\d\d)\]", table.latex)
+        assert sorted(published) == sorted(paper for *_, paper in expected if paper)
         written = [
             (line["best"] == 1, *("" if line[name] is None else f"{100 * line[name]:.2f}" for name in NUMBERS))
             for line in csv_rows([table])
@@ -84,7 +115,7 @@ def test_rows_of_latex_have_a_cell_for_each_column_and_what_it_takes_for_command
     rows[0].metrics["a_b%{#}~^\\"] = {"auroc": [0.5, 0.5]}
     for one in (table_1(rows), table_2(rows, TableSettings())):
         cells = {len(re.split(r"(?<!\\)&", line)) for line in one.latex.splitlines() if line.endswith(r"\\")}
-        assert cells == {len(one.table.heads)}
+        assert cells == {len(table.heads) for table in one.blocks.values()}
         assert not re.search(r"(?<!\\)[%#_]|±|\*\*", one.latex)
         assert one.latex.count("{") == one.latex.count("}")
 

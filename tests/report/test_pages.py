@@ -11,11 +11,12 @@ from lightning_gradood.records import write_columns
 from lightning_gradood.report import GuardSummary, Run, comparison_page, comparison_text, figure_bytes, read_runs
 from lightning_gradood.report.figures import image_rows
 from lightning_gradood.report.pages import run_page
-from lightning_gradood.report.tables import compared, printed_rows
+from lightning_gradood.report.tables import compared
 
 from .examples import SAMPLES, crossed, outcome, run, written
 
-METRICS = {"digit": {"test/auroc": 0.9123, "test/flagged": 0.5}, "normal": {"test/flagged": 0.023}}
+DIGIT = {"test/auroc": 0.9123, "test/auroc_low": 0.45, "test/auroc_high": 0.95, "test/flagged": 0.5}
+METRICS = {"digit": DIGIT, "normal": {"test/flagged": 0.023}}
 CLASSES = {
     "cat": {"calibration": 40.0, "test": 20.0, "common": 0.15, "own": 0.05},
     "all others": {"calibration": 9.0, "test": 0.0},
@@ -50,19 +51,21 @@ def bold(page):
 
 
 def headings(page):
-    return re.findall(r"<h[123]>(.*?)</h", page)
+    return re.findall(r"<h[123][^>]*>(.*?)</h", page)
 
 
 def test_every_number_of_the_printed_table_the_guard_and_attacks_is_on_the_page_where_there_is_one():
     found = run(guard=GUARD)
-    page, (rows, notes) = run_page(found, {}), printed_rows(found.outcomes)
+    page, (rows, notes, more) = run_page(found, {}), found.printed
     shown = words(page)
     assert len(rows) == 6
     assert [text for row in rows for text in row.values() if text not in shown] == []
-    assert [note for note in notes if note.replace("'", "&#39;") not in shown] == []
+    assert [note for note in [*notes, *more] if note.replace("'", "&#39;") not in shown] == []
     assert "mlp , fitted on digit. It may flag 5 % of normal images." in shown
-    assert "images AUROC flagged, % digit 91.23 50.0 normal - 2.3" in shown
+    assert "images AUROC 95 % interval flagged, % digit 91.23 [45.0, 95.0] 50.0 normal - - 2.3" in shown
     assert "with --by_class, % cat 40 20 15.00 5.00 all others 9 0 - -" in shown
+    assert "Warning: the guard is not clearly better than chance" in shown
+    assert re.findall('<a href="#(.*?)">(.*?)</a>', page) == re.findall('<h2 id="(.*?)">(.*?)</h2>', page) != []
     assert f"lightning_gradood score --guard {found.folder}/guard FOLDER" in shown
     sometimes = {"What attacks did", "Trained on one source, tested on another"}
     assert not sometimes & set(headings(page))
@@ -93,7 +96,7 @@ def test_the_best_of_each_source_is_bold_names_are_escaped_and_figures_stand_in_
     page = run_page(run([outcome(name, name)], name=name), figures)
     assert "<script" not in page
     assert page.count("&lt;script&gt;") > 5
-    assert page.count('src="data:image/png;base64,') == 4
+    assert page.count('src="data:image/webp;base64,') == 4
     wanted = ["Source by source", "ROC curves", "Scores", "Images"]
     assert [one for one in headings(page) if one in wanted] == wanted
 

@@ -4,13 +4,14 @@ import csv
 import dataclasses
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from lightning_gradood.evaluation.trials import SplitScores, flagged_normal
 from lightning_gradood.records import read_columns
-from lightning_gradood.report import GuardSummary, Run, console_table
+from lightning_gradood.report import GuardSummary, Run, console_table, printed_rows
 from lightning_gradood.report.run import curve_rows, long_results, long_scores
 from lightning_gradood.report.tables import detection_scalars, matrices, percent
 
@@ -19,9 +20,14 @@ from .examples import OUTCOMES, crossed, outcome, written
 SOURCES = ["svhn", "places/lsun", "bim"]
 
 
+def console(outcomes):
+    """The table with all columns, as text."""
+    return console_table(printed_rows(outcomes), matrices(outcomes), full=True)
+
+
 def printed(outcomes):
     """Heads to cells of each row of the printed table; two spaces or more separate them."""
-    lines = console_table(outcomes).splitlines()
+    lines = console(outcomes).splitlines()
     heads, *split = [[cell.strip() for cell in line.split("  ") if cell.strip()] for line in lines]
     return [dict(zip(heads, row, strict=True)) for row in split if len(row) == len(heads) and row[0][:2] != "--"]
 
@@ -35,7 +41,7 @@ def test_the_printed_table_shows_the_numbers_of_the_outcomes_and_their_means():
             "n train": "120+60", "n val": "120+60", "n test": "60+30",
             "AUROC": f"{100 * test['auroc']:.2f}", "95 % interval": f"[{100 * low:.1f}, {100 * high:.1f}]",
             "AUPR-in": percent(test["aupr_in"]), "AUPR-out": percent(test["aupr_out"]),
-            "FPR95": percent(test["fpr95_in"]), "FPR(1%)": "-", "FPR(5%)": "-",
+            "FPR95": percent(test["fpr95_in"]), "FPR(1%)": "-", "FPR(5%)": "-", "flagged (normal)": flagged(expected),
             "acc(oracle)": percent(test["detection_accuracy"]), "acc(0.5)": percent(test.get("accuracy_at_0.5")),
             "acc(val)": percent(test["accuracy_at_val_threshold"]),
         }  # fmt: skip
@@ -43,18 +49,52 @@ def test_the_printed_table_shows_the_numbers_of_the_outcomes_and_their_means():
         assert (row["source"], row["detector"]) == ("mean", group[0].detector)
         assert row["AUROC"] == percent(sum(one.metrics["test"]["auroc"] for one in group) / 2)
         assert row["n test"] == row["95 % interval"] == "-"
-    lines = console_table(OUTCOMES).splitlines()
-    assert max(map(len, lines)) <= 150
-    assert "mean" not in [line.split()[0] for line in console_table([outcome()]).splitlines()]
+    assert "mean" not in [line.split()[0] for line in console([outcome()]).splitlines()]
+
+
+def flagged(one):
+    """Shares in % of the source's and of normal images above the 5 % conformal threshold, by its definition."""
+    normal = np.sort(one.scores["val"].normal)
+    threshold, test = normal[-int(0.05 * (len(normal) + 1))], one.scores["test"]
+    shares = [100 * np.mean(test.scores[test.labels == side] >= threshold) for side in (1, 0)]
+    return f"{shares[0]:.1f} ({shares[1]:.1f})"
+
+
+def test_the_table_of_the_terminal_has_one_hundred_columns_and_the_guard_s_lines_first_without_known_anomalies(
+    tmp_path,
+):
+    names = [f"builtin_{name}" for name in ("gaussian_noise", "defocus_blur")]
+    made = [outcome(source, detector) for detector in ("energy", "weighted_parts_of_all") for source in names]
+    guard = GuardSummary("It guards.", "images", {}, "weighted_parts_of_all", 0.01)
+    for source, first in ((names[1], "weighted_parts_of_all"), ("svhn", "energy")):
+        found = Run.read(
+            written(
+                tmp_path, [*made[:3], dataclasses.replace(made[3], source=source, trained_on="normal")], guard=guard
+            )
+        )
+        head, _, row, *lines = found.table().splitlines()
+        assert max(map(len, [head, row, *lines])) <= 100
+        assert row.split()[1] == first
+        assert "the threshold for 1 %" in " ".join(lines)
+        assert len(found.table(full=True).splitlines()[0]) > 150
+
+
+def test_a_guard_whose_auroc_may_be_that_of_chance_is_warned_of():
+    def metrics(*lows):
+        return {f"{low}": {"test/auroc": 0.7, "test/auroc_low": low, "test/auroc_high": 0.8} for low in lows}
+
+    for lows, warned in (((0.4,), True), ((0.55,), False), ((0.4, 0.65), False), ((0.3, 0.65), True), ((), False)):
+        guard = GuardSummary("It guards.", "images", {**metrics(*lows), "normal": {"test/flagged": 0.1}})
+        assert bool(guard.warning) == warned == ("not clearly better than chance" in guard.text(Path("run")))
 
 
 def test_columns_are_there_where_they_say_something():
     clean, attacked = outcome("svhn"), outcome("bim", seed=1)
-    assert "success" not in console_table([clean])
+    assert "success" not in console([clean])
     attacked.metrics["test"]["attack_success"] = 0.875
     assert [row["success"] for row in printed([clean, attacked])[:2]] == ["-", "87.50"]
     unknown = [dataclasses.replace(one, trained_on="") for one in (clean, attacked)]
-    assert console_table(unknown) == console_table([clean, attacked])
+    assert console(unknown) == console([clean, attacked])
     others = [dataclasses.replace(one, trained_on="others") for one in unknown]
     assert [row["trained on"] for row in printed(others)] == ["others"] * 3
 
@@ -153,7 +193,7 @@ def test_a_matrix_has_rows_trained_on_and_columns_tested_on_and_a_key_for_each_n
     assert matrix.rows == [[source, *row] for source, row in zip(SOURCES, rows, strict=True)]
     (gap,) = matrices([one for one in outcomes if (one.source, one.trained_on) != ("bim", "svhn")]).values()
     assert gap.rows[0][3:] == ["nan", gap.rows[0][2]]
-    table, below = console_table(outcomes).split("\n\n")
+    table, below = console(outcomes).split("\n\n")
     assert below.partition("\n")[2] == matrix.text("plain")
     body = [line.split()[:3] for line in table.splitlines()[2:] if line.startswith(tuple(SOURCES))]
     assert body == [*([one, "mlp", one] for one in SOURCES), *([one, "energy", "normal"] for one in SOURCES)]
