@@ -5,6 +5,8 @@
 Guards are fitted on noise: what they say is nonsense, how long they take is not. `read` is reading the probes from the
 network, `score` the detector, `rest` copying, checking and p-values. Bare is one forward pass in evaluation mode without
 gradients. `onnxruntime` runs the guard's exported file, where the detector has one, with as many threads as torch.
+`adaptive step` is a step of an attack that knows the guard, its gradient by the image, as a ratio to a plain step of
+projected gradient descent.
 """
 
 from __future__ import annotations
@@ -20,6 +22,8 @@ from torch import Tensor, nn
 
 from benchmarks.clock import interleaved
 from benchmarks.networks import NETWORKS as CLASSIFIERS
+from lightning_gradood.audit import Judgement, Target, margins
+from lightning_gradood.core import frozen_network
 from lightning_gradood.detectors import (
     MLP,
     Baseline,
@@ -67,7 +71,7 @@ def main() -> None:
         for batch in settings.batch:
             images = torch.rand(batch, 3, size, size)
             rows = [timed(network, kind, images, settings) for kind in DETECTORS]
-            heads = ["guard", "× bare forward", "read", "score", "rest", "ms an image", "onnxruntime"]
+            heads = ["guard", "× bare forward", "read", "score", "rest", "ms an image", "onnxruntime", "adaptive step"]
             print(f"\n{name}, batch {batch}\n{tabulate(rows, heads, disable_numparse=True)}")
 
 
@@ -91,6 +95,16 @@ def timed(network: nn.Module, kind: str, images: Tensor, settings: argparse.Name
         options.log_severity_level, options.intra_op_num_threads = 3, torch.get_num_threads()
         session = onnxruntime.InferenceSession(export_guard(guard, images, "float32").content, options)
         works["onnx"] = lambda: session.run(None, {"images": images.numpy()})
+    target = Target(network, guard.probes, guard.fitted, guard.calibration, 0.05, kind)
+    labels = torch.zeros(len(images), dtype=torch.int64)
+
+    def step(known: bool) -> None:
+        leaves = images.clone().requires_grad_()
+        with frozen_network(network):
+            found = target.follow(leaves) if known else Judgement(network(leaves), torch.zeros(()))
+            torch.autograd.grad((margins(found.logits, labels) + found.scores).sum(), leaves)
+
+    works |= {"plain step": lambda: step(False), "adaptive step": lambda: step(True)}
     for work in works.values():
         work()
     seconds = interleaved(works, settings.rounds, "cpu")
@@ -98,7 +112,8 @@ def timed(network: nn.Module, kind: str, images: Tensor, settings: argparse.Name
     parts = [seconds["read"] / whole, seconds["score"] / whole]
     shares = [f"{100 * share:.0f} %" for share in [*parts, max(1 - sum(parts), 0.0)]]
     exported = f"{1000 * seconds['onnx'] / len(images):.2f}" if "onnx" in seconds else ""
-    return [kind, f"{whole / seconds['bare']:.1f}", *shares, f"{1000 * whole / len(images):.2f}", exported]
+    adaptive = f"{seconds['adaptive step'] / seconds['plain step']:.1f}"
+    return [kind, f"{whole / seconds['bare']:.1f}", *shares, f"{1000 * whole / len(images):.2f}", exported, adaptive]
 
 
 def fitted(network: nn.Module, detector: Detector, images: Tensor, number: int) -> Guard:

@@ -19,6 +19,7 @@ LEVELS = [
     {"gradients", "networks", "perturbations", "metrics", "records"},
     {"probes", "data", "tasks"},
     {"detectors"},
+    {"audit"},
     {"evaluation", "extraction", "guard"},
     {"report", "preflight"},
     {"trainer"},
@@ -40,10 +41,10 @@ WRITING = {
 }  # fmt: skip
 # Lines of a room. A commit that needs more raises the number here, and says why.
 BUDGET = {
-    "__init__": 27, "__main__": 3, "cli": 2059, "core": 1681, "data": 2079, "detectors": 4067, "evaluation": 1148,
-    "extraction": 916, "fitting": 228, "gradients": 3089, "guard": 1867, "metrics": 863, "networks": 1084,
-    "perturbations": 1802, "preflight": 70, "probes": 751, "records": 644, "report": 3304, "tasks": 653,
-    "trainer": 271,
+    "__init__": 27, "__main__": 3, "audit": 749, "cli": 2185, "core": 1708, "data": 2079, "detectors": 4078,
+    "evaluation": 1148, "extraction": 916, "fitting": 228, "gradients": 3143, "guard": 1895, "metrics": 863,
+    "networks": 1084, "perturbations": 1802, "preflight": 70, "probes": 752, "records": 644, "report": 3304,
+    "tasks": 653, "trainer": 271,
 }  # fmt: skip
 
 

@@ -14,13 +14,14 @@ VERBS = {
     "serve": "Answer requests over HTTP with a guard: images in, verdicts out.",
     "export": "Write a guard as one ONNX file, which needs no torch.",
     "refit": "Make a guard that knows what a person has marked among the images of `score --triage`.",
+    "attack": "Attack a guard's classifier and detector at once, and say what may be relied on.",
     "drift": "Compare the scores of new images with those of images as usual.",
     "compare": "Put the results of several runs side by side on one page.",
     "configs": "List the experiment files and sweeps that come with the package, and copy them.",
     "dashboard": "Save a workspace and a report in W&B that show the runs of a project.",
     "benchmark": "Run several experiment files and seeds, write the paper's two tables and a page.",
 }
-ALONE = {verb: verb for verb in ("score", "serve", "export", "refit", "drift")} | dict.fromkeys(
+ALONE = {verb: verb for verb in ("score", "serve", "export", "refit", "attack", "drift")} | dict.fromkeys(
     ("compare", "configs", "dashboard"), "small_verbs"
 )
 """Verbs without an experiment, each with the module of its function."""

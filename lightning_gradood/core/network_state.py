@@ -14,6 +14,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
 from typing import Any
 from weakref import WeakSet
 
@@ -149,6 +150,31 @@ def frozen_network(network: nn.Module) -> Iterator[None]:
             stack.callback(network.register_forward_pre_hook(take_images).remove)
         with logits_out(network), OrderedBatchNorm():
             yield
+
+
+_graphs: ContextVar[bool] = ContextVar("graphs", default=False)
+
+
+@contextmanager
+def keeping_graphs() -> Iterator[None]:
+    """While active, what `reading` reads keeps its graph, so that a score can be differentiated by the image."""
+    token = _graphs.set(True)
+    try:
+        yield
+    finally:
+        _graphs.reset(token)
+
+
+def graphs_kept() -> bool:
+    """Whether `keeping_graphs` is active."""
+    return _graphs.get()
+
+
+@contextmanager
+def reading(network: nn.Module) -> Iterator[None]:
+    """Read a network in exact arithmetic, frozen in eval mode, without a graph unless `keeping_graphs` is active."""
+    with exact_arithmetic(), frozen_network(network), torch.set_grad_enabled(graphs_kept()):
+        yield
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from typing_extensions import override  # typing has it from Python 3.12 on
 
-from lightning_gradood.core import check_finite_rows, exact_arithmetic, frozen_network, to_float64
+from lightning_gradood.core import check_finite_rows, reading, to_float64
 from lightning_gradood.detectors.detector import (
     Detector,
     Fitted,
@@ -45,7 +45,7 @@ class ViewsProbe(SharedLogitsProbe):
 
     @override
     def from_logits(self, network: nn.Module, images: Tensor, logits: Tensor) -> Tensor:
-        with exact_arithmetic(), frozen_network(network), torch.no_grad():
+        with reading(network):
             padded = F.pad(images, (0, 1, 0, 1), mode="replicate")
             views = [images.flip(3), F.avg_pool2d(padded, kernel_size=2, stride=1)]
             if (
@@ -54,7 +54,7 @@ class ViewsProbe(SharedLogitsProbe):
                 views = list(torch.split(torch.cat(views), _SMALL_BATCH))
             changed = torch.cat([network(view) for view in views])
         check_finite_rows(changed, "The network's logits of a view")
-        own = to_float64(logits.detach())
+        own = to_float64(logits)
         order = own.argsort(dim=1, descending=True, stable=True)
         changes = to_float64(changed).reshape(2, *own.shape) - own
         return torch.cat([_summary(change.gather(1, order)) for change in changes], dim=1)

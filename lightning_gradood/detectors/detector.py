@@ -108,7 +108,7 @@ class TensorFitted(Fitted):
 
 def product(values: Tensor, matrix: np.ndarray) -> Tensor:
     """`values @ matrix`, where a row has the same bits wherever it stands in its block: NumPy's product, not torch's."""
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or values.requires_grad:
         return values @ torch.from_numpy(matrix)
     return torch.from_numpy(np.asarray(values.numpy() @ matrix))
 

@@ -17,6 +17,7 @@ from lightning_gradood.core import (
     FinitePositive,
     exact_arithmetic,
     frozen_network,
+    graphs_kept,
     input_gradient,
     to_float64,
 )
@@ -177,8 +178,8 @@ class PreparedMahalanobisProbe(MahalanobisProbe):
             after = feature_layer_output(network, images - magnitude * signs, layer)
             return self.gaussians[layer].confidence(after)
 
-        with torch.no_grad():
-            return [moved(magnitude) if magnitude else confidence.detach() for magnitude in self.magnitudes]
+        with torch.set_grad_enabled(graphs_kept()):  # a step counts as constant
+            return [moved(magnitude) if magnitude else confidence for magnitude in self.magnitudes]
 
 
 @dataclass(frozen=True)

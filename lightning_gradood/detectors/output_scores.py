@@ -18,6 +18,7 @@ from lightning_gradood.core import (
     Refusal,
     exact_arithmetic,
     frozen_network,
+    graphs_kept,
     input_gradient,
     to_float64,
 )
@@ -173,7 +174,7 @@ def signs_of(gradient: Tensor, channel_steps: Sequence[float] | None = None) -> 
 
 def leaf(images: Tensor) -> Tensor:
     """Return a copy of the images whose gradient can be taken, also of those made in inference mode."""
-    return images.detach().clone().requires_grad_()
+    return images if graphs_kept() else images.detach().clone().requires_grad_()
 
 
 @dataclass(frozen=True)
@@ -212,7 +213,7 @@ class OdinProbe(Probe):
 
     def _columns(self, network: nn.Module, images: Tensor, logits: Tensor, temperature: float) -> list[Tensor]:
         signs = self._signs(images, logits, temperature) if any(self.magnitudes) else images
-        with torch.no_grad():
+        with torch.set_grad_enabled(graphs_kept()):  # a step counts as constant
             moved = [network(images - size * signs) if size else logits for size in self.magnitudes]
             return [torch.softmax(to_float64(one) / temperature, dim=1).amax(dim=1) for one in moved]
 

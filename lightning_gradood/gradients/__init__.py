@@ -30,6 +30,7 @@ the loop.
 """
 
 from lightning_gradood.gradients.costs import images_at_once
+from lightning_gradood.gradients.double_backward import norms_with_graph
 from lightning_gradood.gradients.labels import AllOnes, AllZeros, KHot, LabelDesign, Predicted, SecondBest, Uniform
 from lightning_gradood.gradients.norms import (
     layer_gradients,
@@ -41,6 +42,7 @@ from lightning_gradood.gradients.norms import (
 )
 
 __all__ = [
-    "AllOnes", "AllZeros", "KHot", "LabelDesign", "Predicted", "SecondBest", "Uniform", "images_at_once", "layer_gradients",
-    "parameter_names", "probe_gradients", "squared_gradient_norms", "warm_up", "way_taken",
+    "AllOnes", "AllZeros", "KHot", "LabelDesign", "Predicted", "SecondBest", "Uniform", "images_at_once",
+    "layer_gradients", "norms_with_graph", "parameter_names", "probe_gradients", "squared_gradient_norms", "warm_up",
+    "way_taken",
 ]  # fmt: skip

@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from lightning_gradood.audit import RATES, Audit, Judged, Robustness, Target
 from lightning_gradood.core import (
     MEGAPIXELS,
     PACKAGES,
@@ -29,19 +30,16 @@ from lightning_gradood.core import (
     printable,
     read_picture,
     to_pixels,
-    uncompiled,
     unpack,
     upright,
 )
 from lightning_gradood.detectors import SavedDetector, load_detector, score_in_blocks
-from lightning_gradood.gradients import parameter_names
 from lightning_gradood.guard.known_images import KnownImages
-from lightning_gradood.guard.recipe import recipe_of
+from lightning_gradood.guard.recipe import built_network, recipe_of
 from lightning_gradood.guard.saving import (
     DETECTOR,
     GUARD,
     KNOWN,
-    NETWORK,
     PROBES,
     Description,
     damaged,
@@ -54,7 +52,6 @@ from lightning_gradood.guard.scoring import FileVerdict, ImageFiles, score_files
 from lightning_gradood.guard.showing import GuardReport, facts, table_html
 from lightning_gradood.guard.verdict import Verdict
 from lightning_gradood.metrics import ClassThresholds, conformal_p_values, conformal_threshold, needed_images
-from lightning_gradood.networks import TwoLogits, classifier
 from lightning_gradood.probes import Probe, read_probes
 from lightning_gradood.records import NORMAL, Records
 
@@ -135,7 +132,7 @@ class Guard:
         place = guard_folder(folder)
         try:
             about = read_description(place)
-            network, transform = _network(place, about, trust), decode(about.transform, trust)
+            network, transform = built_network(place, about, trust), decode(about.transform, trust)
             saved, probes = load_detector(place / DETECTOR, trust), unpack(place / PROBES, trust)
             known = unpack(place / KNOWN, trust)
             if [one.name for one in probes] != [one.name for one in saved.detector.probes]:
@@ -226,6 +223,32 @@ class Guard:
         names = [str(one) if isinstance(one, str | os.PathLike) else f"image {row}" for row, one in enumerate(several)]
         batch = self._batch(images)
         return GuardReport.of(self, batch, self(batch).rows(), names, most)
+
+    def audit(
+        self, images: Images, labels: Tensor | Sequence[int] | None = None, settings: Audit | None = None
+    ) -> Robustness:
+        """Attack classifier and detector at once, and say what an attacker who knows both reaches.
+
+        Args:
+            images: normal ones, or for `hide` anomalous ones, as for `__call__`.
+            labels: their classes [N]; by default the classifier's predictions.
+            settings: by default the usual ones, at those of their false-positive rates that the calibration images allow.
+        """
+        if settings is None:
+            rates = [one for one in RATES if needed_images(one) <= len(self.calibration)]
+            settings = Audit(rates=rates or [self.about.false_positive_rate])
+        batch = self._batch(images)
+        self._check(batch)
+        pixels = as_float(batch).float().to(self.device)
+        given = None if labels is None else torch.as_tensor(labels, dtype=torch.int64, device=self.device)
+
+        def verdict(some: Tensor) -> Judged:
+            found = self(some)
+            return Judged(found.predictions, found.scores)
+
+        parts = (self.network, self.probes, self.fitted, self.calibration, max(settings.rates))
+        with self._lock:
+            return settings.run(Target(*parts, self.about.detector_name), pixels, given, verdict)
 
     def save(self, folder: str | Path) -> None:
         """Save the guard, load it again and compare the scores of random images; an older guard there is replaced whole.
@@ -342,18 +365,6 @@ class Guard:
             prediction=logits.argmax(dim=1).tolist(),
         )
         return records, logits.softmax(dim=1).amax(dim=1).numpy()
-
-
-def _network(folder: Path, about: Description, trust: Collection[str]) -> nn.Module:
-    bare = uncompiled(decode(about.network, trust))
-    bare.float()  # as `ClassificationTask` has it, whatever it is built in
-    bare.load_state_dict(unpack(folder / NETWORK))
-    network = classifier(bare, about.normalize, about.outputs)
-    if about.one_logit:
-        network = TwoLogits(network)
-    if parameter_names(network) != about.parameters:
-        raise ValueError("other parameters than the guard was fitted on, or in another order")
-    return network.eval()
 
 
 def save_guard(

@@ -3,16 +3,20 @@
 import inspect
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
 from lightning_gradood import networks
-from lightning_gradood.core import Refusal, class_path, decode, encode, packages_of
+from lightning_gradood.core import Refusal, class_path, decode, encode, packages_of, uncompiled, unpack
+from lightning_gradood.gradients import parameter_names
+from lightning_gradood.guard.saving import NETWORK, Description
+from lightning_gradood.networks import TwoLogits, classifier
 
 _SIZES = {"num_classes", "kwargs"}  # parameters of functions that build networks
 
@@ -80,3 +84,16 @@ def _builds(described: dict[str, Any], network: nn.Module, device: str) -> bool:
 def _structure(network: nn.Module) -> tuple[list[Any], list[Any]]:
     modules = [(name, type(one)) for name, one in network.named_modules()]
     return modules, [(name, one.shape) for name, one in network.state_dict().items()]
+
+
+def built_network(folder: Path, about: Description, trust: Collection[str]) -> nn.Module:
+    """Build the network that a guard's folder describes, with its weights and all that stands around it; in eval mode."""
+    bare = uncompiled(decode(about.network, trust))
+    bare.float()  # as `ClassificationTask` has it, whatever it is built in
+    bare.load_state_dict(unpack(folder / NETWORK))
+    network = classifier(bare, about.normalize, about.outputs)
+    if about.one_logit:
+        network = TwoLogits(network)
+    if parameter_names(network) != about.parameters:
+        raise ValueError("other parameters than the guard was fitted on, or in another order")
+    return network.eval()

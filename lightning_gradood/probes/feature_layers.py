@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lightning_gradood.core import HALF, Refusal, exact_arithmetic, frozen_network, say, to_float64
+from lightning_gradood.core import HALF, Refusal, reading, say, to_float64
 from lightning_gradood.records import LinearHead
 
 PENULTIMATE = "penultimate"
@@ -181,7 +181,7 @@ def linear_head(network: nn.Module, images: Tensor) -> LinearHead:
         >>> linear_head(resnet18(weights=None).eval(), torch.rand(2, 3, 32, 32)).weight.shape
         (1000, 512)
     """
-    with exact_arithmetic(), frozen_network(network), torch.no_grad():
+    with reading(network):
         logits, (features,) = feature_layer_outputs(network, images, [PENULTIMATE])
         layer = dict(network.named_modules(remove_duplicate=False)).get(_usual_of(network, images)[1] or "")
         if isinstance(layer, _HEADS) and layer.weight.numel() == logits.shape[1] * features.shape[1]:
@@ -224,7 +224,7 @@ class _Pass:
                 if isinstance(module, _HEADS):
                     stack.callback(module.register_forward_pre_hook(partial(self._begin_head, name)).remove)
                 stack.callback(module.register_forward_hook(partial(self._keep, name, len(images))).remove)
-            with exact_arithmetic(), frozen_network(network), torch.no_grad():
+            with reading(network):
                 self._logits = network(images).shape
 
     def _begin_head(self, name: str, module: nn.Module, args: tuple[Any, ...]) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override  # typing has it from Python 3.12 on
 
-from lightning_gradood.core import check_finite_rows, exact_arithmetic, frozen_network
+from lightning_gradood.core import check_finite_rows, reading
 from lightning_gradood.probes.feature_layers import PENULTIMATE, feature_layer_moments, feature_layer_names
 from lightning_gradood.probes.probe import Probe
 
@@ -56,7 +56,7 @@ def read_layers(
     wanted = [probe.layers_of(network, images) for probe in probes]
     layers = list(dict.fromkeys(name for part in wanted for name in part))
     values, names = [], []
-    with exact_arithmetic(), frozen_network(network), torch.no_grad():
+    with reading(network):
         logits, moments = feature_layer_moments(network, images, layers, any(probe.spread for probe in probes))
         check_finite_rows(logits, "The network's logits")
         found = dict(zip(layers, moments, strict=True))

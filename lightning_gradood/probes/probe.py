@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override  # typing has it from Python 3.12 on
 
-from lightning_gradood.core import Component, check_finite_rows, exact_arithmetic, frozen_network
+from lightning_gradood.core import Component, check_finite_rows, reading
 from lightning_gradood.gradients import LabelDesign, parameter_names, squared_gradient_norms
 
 
@@ -92,7 +92,7 @@ class LogitsProbe(Probe):
 
     @override
     def __call__(self, network: nn.Module, images: Tensor) -> Tensor:
-        with exact_arithmetic(), frozen_network(network), torch.no_grad():
+        with reading(network):
             logits: Tensor = network(images)
         check_finite_rows(logits, "The network's logits")
         return logits

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from lightning_gradood.core import NotFinite, generator_states, restore_generators
-from lightning_gradood.gradients import probe_gradients
+from lightning_gradood.core import NotFinite, generator_states, graphs_kept, restore_generators
+from lightning_gradood.gradients import norms_with_graph, probe_gradients
 from lightning_gradood.probes.feature_probes import FeatureLayerProbe, read_layers
 from lightning_gradood.probes.probe import GradientProbe, LogitsProbe, Probe, SharedLogitsProbe
 
@@ -33,7 +33,8 @@ def read_probes(probes: Sequence[Probe], network: nn.Module, images: Tensor) -> 
     layer_names: dict[str, list[str]] = {}
     logits: Tensor | None = None
     if gradient_probes:
-        norms, logits = probe_gradients(network, images, [probe.label_design for probe in gradient_probes])
+        read = norms_with_graph if graphs_kept() else probe_gradients
+        norms, logits = read(network, images, [probe.label_design for probe in gradient_probes])
         columns = norms.chunk(len(gradient_probes), dim=1)
         values |= {probe.name: part for probe, part in zip(gradient_probes, columns, strict=True)}
     if layer_probes:

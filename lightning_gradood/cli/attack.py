@@ -1,0 +1,125 @@
+"""The verb `attack`: audit a guard by attackers who know it. Lightning is not imported, and for `--help` torch is not."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from jsonargparse.typing import PositiveInt
+
+from lightning_gradood.cli.plain import SWITCH, plain, refuse_existing
+
+if TYPE_CHECKING:  # torch takes seconds to import, and `--help` needs none of it
+    from torch import Tensor
+
+    from lightning_gradood.audit import Robustness
+    from lightning_gradood.guard import Guard
+
+
+@plain(
+    "Each attack knows network, detector and threshold. What it finds is judged by the guard itself; robustness.json in the "
+    "guard's folder says what was reached and what may be relied on.",
+    images={"nargs": "+", "type": str},
+    eps={"nargs": "+", "type": float},
+    attacks={"nargs": "+", "type": str},
+    overwrite=SWITCH,
+    trust={"action": "append", "type": str},
+)
+def attack(
+    images: list[str],
+    *,
+    guard: str,
+    goal: Literal["evade", "hide", "alarm"] = "evade",
+    eps: list[float] | None = None,
+    norm: Literal["linf", "l2"] = "linf",
+    attacks: list[str] | None = None,
+    steps: PositiveInt = 100,
+    restarts: PositiveInt = 1,
+    limit: PositiveInt = 200,
+    batch_size: PositiveInt = 32,
+    seed: int = 0,
+    overwrite: bool = False,
+    device: str = "cpu",
+    trust: list[str] | None = None,
+) -> None:
+    """Attack a guard's classifier and detector at once, and write its robustness card.
+
+    Args:
+        images: files, folders or patterns; a folder named like a class holds images of this class, for others the
+            classifier's prediction stands. For --goal hide anomalous images.
+        guard: folder that `detect` has saved: runs/<experiment>/<time>/guard.
+        goal: evade, the classifier errs and the image is not flagged; hide, an anomalous image is not flagged; alarm, a normal
+            image is flagged.
+        eps: largest changes, of pixels in [0, 1] for linf; by default 1, 2, 4 and 8 of 255 grey levels.
+        norm: linf, the largest change of a pixel, or l2, the Euclidean length of the change.
+        attacks: of joint, selective, orthogonal and queries; by default all that have this goal.
+        steps: of each walk; queries asks five times as often.
+        restarts: times that each attack looks.
+        limit: images that are attacked, the first of each place in turn.
+        batch_size: images attacked together.
+        seed: of random starts.
+        overwrite: replace the guard's card.
+        device: where the network runs, e.g. cuda.
+        trust: a package of yours whose classes the guard may name; may be given several times.
+    """
+    from lightning_gradood.audit import ATTACKS, CARD, RADII, RATES, Audit, Queries
+    from lightning_gradood.core import Refusal
+    from lightning_gradood.guard import Guard
+    from lightning_gradood.metrics import needed_images
+
+    refuse_existing("--guard", Path(guard) / CARD, overwrite)
+    names = [one.name for one in ATTACKS]
+    if unknown := [name for name in attacks or [] if name not in names]:
+        raise Refusal(f"`--attacks` should be some of {', '.join(names)}. Got {unknown[0]}.")
+    chosen = [
+        Queries(queries=5 * steps) if isinstance(one, Queries) else type(one)(steps=steps)  # type: ignore[call-arg]
+        for one in ATTACKS
+        if one.name in (attacks or names)
+    ]
+    loaded = Guard.load(guard, trust or (), device)
+    rates = [one for one in RATES if needed_images(one) <= len(loaded.calibration)]
+    settings = Audit(
+        goal, eps or RADII, norm, chosen, restarts, rates or [loaded.about.false_positive_rate], batch_size, seed
+    )
+    found = loaded.audit(*_labelled(loaded, images, limit), settings)
+    place = found.save(guard)
+    sys.stdout.write(f"{table(found)}\n{found.sentence}\n{place}\n")
+
+
+def table(found: "Robustness") -> str:
+    """The card as text."""
+    from tabulate import tabulate
+
+    rates = list(found.rows[0].shares)
+    rows = [
+        [
+            one.attack,
+            f"{one.radius:.4f}",
+            *(f"{one.shares[rate]:.1%}" for rate in rates),
+            one.auroc and f"{one.auroc:.3f}",
+        ]
+        for one in found.rows
+    ]
+    heading = ["attack", "eps", *(f"{found.goal} at {rate}" for rate in rates), "AUROC"]
+    text = tabulate(rows, heading, disable_numparse=True)
+    failed = [f"warning: the audit is too weak: {one.question} No." for one in found.checks if not one.passed]
+    return "\n".join([text, *failed])
+
+
+def _labelled(guard: "Guard", places: list[str], limit: int) -> tuple["Tensor", "Tensor | None"]:
+    """Images as the network takes them, and the classes of their folders where all are named like classes."""
+    import torch
+
+    from lightning_gradood.core import Refusal, as_float, printable, say
+    from lightning_gradood.guard import image_paths
+
+    paths = sorted(image_paths(places))
+    paths = paths[:: max(1, len(paths) // limit)][:limit]
+    if not paths:
+        raise Refusal(f"IMAGES should be files, folders or patterns. Got no image in {printable(places[0])}.")
+    pictures = torch.stack([as_float(guard.read(path)).float() for path in paths])
+    classes = list(guard.about.classes)
+    folders = [Path(path).parent.name for path in paths]
+    if all(name in classes for name in folders):
+        return pictures, torch.tensor([classes.index(name) for name in folders])
+    say("Some images lie in no folder named like a class: the classifier's predictions stand for labels.")
+    return pictures, None
