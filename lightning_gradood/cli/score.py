@@ -3,6 +3,7 @@
 import glob
 import io
 import itertools
+import json
 import math
 import os
 import sys
@@ -22,7 +23,7 @@ if TYPE_CHECKING:  # torch takes seconds to import, and `--help` needs none of i
     from lightning_gradood.guard import FileVerdict, Guard
     from lightning_gradood.report import Triage
 
-    Explain = tuple[list[str], Callable[[FileVerdict, str], dict[str, float | None]]]
+    Explain = Callable[[FileVerdict, str], dict[str, Any]]
 
 UNREADABLE = 3
 """Exit code where some files could not be scored."""
@@ -36,6 +37,8 @@ SPELLING: dict[str, dict[str, Any]] = {
     "trust": {"action": "append", "type": str},
 }
 _TYPES = (str, str, float, float, float, bool, str)  # of the fields of `FileVerdict`
+_EXPLAINED: dict[str, type] = {"baseline": float, "explanation": str}  # what --explain adds
+_LARGEST = 10  # contributions
 _LISTED: tuple[list[str], ...] = ([], ["-"])  # words that stand for a list on standard input
 
 
@@ -74,8 +77,8 @@ def score(
             the calibration's; all images are scored before the first row is written.
         by_class: keep the false-positive rate for each predicted class that has enough calibration images, and for the
             others together.
-        explain: add what each reading contributes to the score as columns, and with --output figures of the first N images
-            (default: 8) in a folder beside it.
+        explain: add the column `explanation`, what the ten largest parts add to the score of a mean normal image, `baseline`;
+            and with --output figures of the first N images (default: 8) in a folder beside it.
         threshold: flag images that score above this.
         triage: a folder for a page of flagged images in groups, and a table to mark them in for `refit`.
         batch_size: images read together; by default as when the guard was calibrated.
@@ -121,8 +124,8 @@ def score(
     if false_discovery_rate is not None:
         verdicts = _discovered(verdicts, false_discovery_rate)
     columns = dict(zip((one.name for one in fields(FileVerdict)), _TYPES, strict=True))
-    more, explained = ([], None) if explain is None else _explaining(loaded, explain, max_megapixels, figures)
-    columns |= {"guard": str, **dict.fromkeys(more, float)}
+    explained = None if explain is None else _explaining(loaded, explain, max_megapixels, figures)
+    columns |= {"guard": str, **(_EXPLAINED if explained else {})}
 
     def rows() -> Iterator[dict[str, Any]]:
         for verdict, path in zip(verdicts, again, strict=True):
@@ -230,32 +233,34 @@ def _summary(counts: Counter[str], guard: "Guard", discovery: float | None = Non
 
 
 def _explaining(guard: "Guard", number: int, megapixels: float, folder: Path | None) -> "Explain":
-    """What `--explain` adds: the names of columns, and a function of a verdict and its path that gives their values.
+    """What `--explain` adds: a function of a verdict and its path that gives the values of two columns.
 
     Figures of the first `number` images are drawn where there is a `folder` for them.
     """
     from lightning_gradood.core import PixelLimit, as_float, atomic_write, read_picture
-    from lightning_gradood.guard import explain, reading_names
+    from lightning_gradood.guard import explain
 
-    columns, seen = ["baseline", *(f"contribution/{name}" for name in reading_names(guard))], itertools.count()
+    seen = itertools.count()
 
-    def explained(verdict: "FileVerdict", path: str) -> dict[str, float | None]:
+    def explained(verdict: "FileVerdict", path: str) -> dict[str, Any]:
         if verdict.error is not None:
-            return dict.fromkeys(columns)
+            return dict.fromkeys(_EXPLAINED)
         pixels = guard.read(read_picture(path, guard.about.picture, PixelLimit(megapixels)), verdict.path)
         place = next(seen)
         draws = folder is not None and place < number
         (found,) = explain(guard, pixels[None], heat=draws)
-        if draws:
+        if found.heat is not None:
             from lightning_gradood.report import explanation_figure, figure_bytes
 
             image = (as_float(pixels) * 255).round().byte().permute(1, 2, 0).numpy()
             flag = "flagged" if verdict.flagged else "not flagged"
             said = f"{verdict.prediction}, score {verdict.score:.4g}, p-value {verdict.p_value:.3g}, {flag}"
-            heat = None if found.heat is None else found.heat.numpy()
-            figure = explanation_figure(image, heat, found.contributions, f"{verdict.path}: {said}", found.note)
+            figure = explanation_figure(image, found.heat.numpy(), found.contributions, f"{verdict.path}: {said}")
             with atomic_write(Path(str(folder), f"{place + 1:03d}_{Path(verdict.path).stem}.png"), "--output") as file:
                 file.write(figure_bytes(figure))
-        return dict(zip(columns, (found.baseline, *found.contributions.values()), strict=True))
+        parts = sorted(found.contributions.items(), key=lambda part: -abs(part[1]))
+        rest = [("others", sum(value for _, value in parts[_LARGEST:]))] * (len(parts) > _LARGEST)
+        told = {name: float(f"{value:.6g}") for name, value in [*parts[:_LARGEST], *rest]}
+        return {"baseline": found.baseline, "explanation": json.dumps(told)}
 
-    return columns, explained
+    return explained

@@ -1,33 +1,33 @@
-"""Why an image has its score: how much each reading of the detector contributes, and which pixels would change it.
+"""Why an image has its score: how much each part or reading of the detector contributes, and which pixels raise it.
 
 Contributions are measured from a baseline, the mean normal image's readings, and sum to the score minus the baseline's.
-For the MLP they are integrated gradients along the straight line from the baseline, in closed form, since the MLP is
-piecewise linear on it. For other detectors they are Shapley values sampled over several orders of the readings; exact
-where the score is a sum over readings.
+Of a detector whose score is the sum of its parts', such as `WeightedParts`, they are those of the parts. For the MLP they are
+integrated gradients along the straight line from the baseline, in closed form, since the MLP is piecewise linear on it. For
+other detectors they are Shapley values sampled over several orders of the readings; exact where the score is a sum over
+readings.
 
 Reference:
     Sundararajan, Taly and Yan 2017, "Axiomatic Attribution for Deep Networks", Eq. 1; Castro, Gómez and Tejada 2009 for
-    sampled Shapley values; Simonyan, Vedaldi and Zisserman 2014 for the heat map.
+    sampled Shapley values; Zeiler and Fergus 2014, section 4.2, for the map by occlusion.
 """
 
-import copy
-import math
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from lightning_gradood.core import LOG_FLOOR, as_float, logits_in
+from lightning_gradood.core import LOG_FLOOR, as_float
 from lightning_gradood.detectors import FittedMLP
 from lightning_gradood.guard.guard import Guard
 from lightning_gradood.networks import RepresentationMLP
-from lightning_gradood.probes import FeatureLayerProbe, GradientProbe, LogitsProbe, Probe, feature_layer_outputs
+from lightning_gradood.probes import GradientProbe, Probe
 from lightning_gradood.records import NORMAL, Records, normal_records
 
 _ORDERS = 8  # of readings, each taken forwards and backwards
-_STEP = 1e-4  # relative, of the finite differences of the detector
+_WINDOWS = 7  # along each side of an image; each covers a quarter of it
 
 
 @dataclass(frozen=True)
@@ -36,16 +36,16 @@ class Explanation:
 
     Args:
         baseline: score of the baseline's readings with the image's own prediction.
-        contributions: reading, such as `gradients/all_ones/conv1.weight`, to what it adds; they sum to score − baseline.
-        heat: L2 norm over channels of the gradient of the score in the pixels, float64 [H, W].
-        note: why there is no heat map; empty where there is.
+        contributions: part, or reading such as `gradients/all_ones/conv1.weight`, to what it adds; they sum to score −
+            baseline.
+        heat: how much the score falls where a square around a pixel is covered with the image's mean colour, the mean over 49
+            squares that overlap by half, float64 [H, W].
     """
 
     score: float
     baseline: float
     contributions: dict[str, float]
     heat: Tensor | None = None
-    note: str = ""
 
 
 def mean_readings(records: Records, probes: Sequence[Probe]) -> dict[str, list[float]]:
@@ -70,19 +70,21 @@ def reading_names(guard: Guard) -> list[str]:
 
 
 def explain(guard: Guard, images: Tensor, heat: bool = False) -> list[Explanation]:
-    """Explain the scores of images [N, C, H, W], as for `Guard.__call__`; `heat` maps take a second backward pass."""
-    records, names, fitted = guard.records(images), reading_names(guard), guard.fitted
+    """Explain the scores of images [N, C, H, W], as for `Guard.__call__`; a `heat` map takes as long as scoring 49 images."""
+    records, fitted = guard.records(images), guard.fitted
     found = []
     for row in range(len(records)):
         one = _Readings(guard, Records(records.table.slice(row, 1)))
-        score, baseline = one.scores(np.stack([one.image, one.baseline])).tolist()
-        if isinstance(fitted, FittedMLP) and not fitted.inputs.log_norms:
-            parts = mlp_contributions(fitted.network, one.image, one.baseline)
+        both = one.records(np.stack([one.image, one.baseline]))
+        scores, parts = fitted.score(both), guard.saved.detector.parts(fitted, both)
+        if len(parts) > 1 and np.allclose(sum(parts.values()), scores):
+            names, added = [*parts], [float(part[0] - part[1]) for part in parts.values()]
+        elif isinstance(fitted, FittedMLP) and not fitted.inputs.log_norms:
+            names, added = reading_names(guard), mlp_contributions(fitted.network, one.image, one.baseline).tolist()
         else:
-            parts = shapley_values(one.scores, one.image, one.baseline)
-        told = dict(zip(names, parts.tolist(), strict=True))
-        warmth, note = _heat_map(one, as_float(images[row : row + 1].detach().cpu())) if heat else (None, "")
-        found.append(Explanation(score, baseline, told, warmth, note))
+            names, added = reading_names(guard), shapley_values(one.scores, one.image, one.baseline).tolist()
+        warmth = _occlusion_map(guard, as_float(images[row].detach().cpu()), float(scores[0])) if heat else None
+        found.append(Explanation(float(scores[0]), float(scores[1]), dict(zip(names, added, strict=True)), warmth))
     return found
 
 
@@ -132,62 +134,30 @@ class _Readings:
         values = [record.probe(probe.name)[0].astype(np.float64) for probe in guard.probes]
         self.image, self._widths = np.concatenate(values), [len(one) for one in values]
         self.baseline = np.concatenate([guard.about.baseline[probe.name] for probe in guard.probes])
-        self.is_log = np.repeat([isinstance(probe, GradientProbe) for probe in guard.probes], self._widths)
 
-    def split(self, rows: np.ndarray) -> list[np.ndarray]:
-        return np.split(rows, np.cumsum(self._widths)[:-1], axis=-1)
-
-    def scores(self, rows: np.ndarray) -> np.ndarray:
+    def records(self, rows: np.ndarray) -> Records:
         names = [probe.name for probe in self.guard.probes]
-        table = Records.build(
+        parts = np.split(rows, np.cumsum(self._widths)[:-1], axis=-1)
+        return Records.build(
             [f"image/{row}" for row in range(len(rows))],
             source=NORMAL,
-            values=dict(zip(names, self.split(rows), strict=True)),
+            values=dict(zip(names, parts, strict=True)),
             names={name: self.record.names(name) for name in names},
             prediction=[int(self.record.column("prediction")[0])] * len(rows),
         )
-        return np.asarray(self.guard.fitted.score(table), dtype=np.float64)
 
-    def slopes(self) -> np.ndarray:
-        """Central-difference derivative of the score in each reading, or in its logarithm for gradient norms."""
-        size = np.where(self.is_log, 1.0, np.maximum(np.abs(self.image), 1e-3))
-        rows = []
-        for step in (_STEP, -_STEP):
-            moved = np.where(self.is_log, self.image * math.exp(step), self.image + step * size)
-            rows.append(np.where(np.eye(len(self.image), dtype=bool), moved, self.image))
-        up, down = np.split(self.scores(np.concatenate(rows)), 2)
-        return np.asarray((up - down) / (2 * _STEP * size))
+    def scores(self, rows: np.ndarray) -> np.ndarray:
+        return np.asarray(self.guard.fitted.score(self.records(rows)), dtype=np.float64)
 
 
-def _heat_map(readings: _Readings, image: Tensor) -> tuple[Tensor | None, str]:
-    """`Explanation.heat` and `note` of an image, float in [0, 1], [1, C, H, W]."""
-    probes = readings.guard.probes
-    others = [one.name for one in probes if not isinstance(one, GradientProbe | LogitsProbe | FeatureLayerProbe)]
-    if others:
-        return None, f"no heat map: the readings {', '.join(others)} are not differentiated"
-    slopes = readings.slopes()
-    with torch.inference_mode(False), torch.enable_grad():
-        network = copy.deepcopy(readings.guard.network).cpu().double().eval()
-        pixels = image.clone().double().requires_grad_()
-        parts = zip(probes, readings.split(slopes), strict=True)
-        try:
-            sums = [(torch.from_numpy(part) * _differentiable(probe, network, pixels)).sum() for probe, part in parts]
-            (gradient,) = torch.autograd.grad(sums, pixels)
-        except RuntimeError as error:
-            return None, f"no heat map: {str(error).strip().splitlines()[0]}"
-    return gradient[0].square().sum(dim=0).sqrt(), ""
-
-
-def _differentiable(probe: Probe, network: nn.Module, pixels: Tensor) -> Tensor:
-    """Readings of one image as a function of its pixels, float64 [D]; log norms for gradients."""
-    if isinstance(probe, FeatureLayerProbe):
-        logits, layers = feature_layer_outputs(network, pixels, probe.layers_of(network, pixels))
-        return probe.from_layers(network, logits, layers)[0]
-    logits = logits_in(network(pixels))
-    if not isinstance(probe, GradientProbe):
-        return torch.as_tensor(logits)[0]
-    parameters = [parameter.requires_grad_() for parameter in network.parameters()]
-    seeds = probe.label_design.logit_gradient(logits)
-    gradients = torch.autograd.grad(logits, parameters, seeds, create_graph=True, allow_unused=True)
-    norms = [pixels.new_zeros(()) if one is None else one.square().sum() for one in gradients]
-    return torch.log(torch.stack(norms) + LOG_FLOOR)
+def _occlusion_map(guard: Guard, image: Tensor, score: float) -> Tensor:
+    """`Explanation.heat` of an image, float in [0, 1], [C, H, W]."""
+    height, width = image.shape[1:]
+    tall, wide = (max(1, 2 * size // (_WINDOWS + 1)) for size in (height, width))
+    tops, lefts = (torch.linspace(0, last, _WINDOWS).int().tolist() for last in (height - tall, width - wide))
+    windows = torch.zeros(_WINDOWS**2, height, width, dtype=torch.bool)
+    for window, (top, left) in zip(windows, itertools.product(tops, lefts), strict=True):
+        window[top : top + tall, left : left + wide] = True
+    covered = torch.where(windows[:, None], image.mean(dim=(1, 2), keepdim=True), image)
+    falls = score - torch.from_numpy(guard(covered).scores)
+    return (windows * falls[:, None, None]).sum(dim=0) / windows.sum(dim=0)

@@ -174,23 +174,18 @@ def representative_layers(layer_names: Sequence[str]) -> list[int]:
     return [*(candidates[int(step)] for step in np.round(steps)), weights[-1]]
 
 
-def explanation_figure(
-    image: np.ndarray, heat: np.ndarray | None, contributions: Mapping[str, float], heading: str, note: str = ""
-) -> Figure:
-    """Show an image, uint8 [H, W, 1 or 3], which of its pixels would change the score, and the 12 largest contributions.
+def explanation_figure(image: np.ndarray, heat: np.ndarray, contributions: Mapping[str, float], heading: str) -> Figure:
+    """Show an image, uint8 [H, W, 1 or 3], which of its pixels raise the score, and the 10 largest contributions.
 
-    `heat`, float [H, W], and `contributions`, by reading, are those of `guard.Explanation`; a note stands for no heat.
+    `heat`, float [H, W], and `contributions`, by part or reading, are those of `guard.Explanation`.
     """
-    largest = sorted(contributions, key=lambda name: abs(contributions[name]))[-12:]
+    largest = sorted(contributions, key=lambda name: abs(contributions[name]))[-10:]
     figure = Figure(figsize=(10.5, 3.4), layout="constrained")
     figure.suptitle(heading, fontsize=10)
     picture, warmth, bars = figure.subplots(1, 3, width_ratios=(1, 1, 2.2))
     picture.imshow(np.broadcast_to(image, (*image.shape[:2], 3)), interpolation="nearest")
-    if heat is None:
-        warmth.text(0.5, 0.5, note, ha="center", fontsize=8, wrap=True)
-    else:
-        warmth.imshow(heat, cmap="magma", interpolation="nearest")
-        warmth.set_title("pixels that would change the score", fontsize=9)
+    warmth.imshow(heat, cmap="magma", interpolation="bilinear")
+    warmth.set_title("fall of the score where it is covered", fontsize=9)
     for axes in (picture, warmth):
         axes.set_axis_off()
     bars.barh(largest, [contributions[name] for name in largest])

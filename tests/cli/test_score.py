@@ -162,11 +162,14 @@ def test_explanations_are_columns_and_figures(score, capsys):
     code, _, err = called([*score, "photos", "--output", "scores.parquet", "--explain", "2"], capsys)
     assert code == 3, err
     table = read_columns(Path("scores.parquet"))
-    told = [table[name] for name in table if name.startswith("contribution/")]
-    assert told
-    for value, baseline, path, *parts in zip(table["score"], table["baseline"], table["path"], *told, strict=True):
-        assert (value is None) == (path == "photos/broken.png")
-        assert value is None or sum(parts) == pytest.approx(value - baseline, rel=1e-4, abs=1e-4)
+    for value, baseline, path, told in zip(*map(table.get, ("score", "baseline", "path", "explanation")), strict=True):
+        assert (value is None) == (told is None) == (path == "photos/broken.png")
+        if told:
+            parts = json.loads(told)
+            assert len(parts) == 11
+            sizes = [abs(parts[name]) for name in parts if name != "others"]
+            assert sizes == sorted(sizes, reverse=True)
+            assert sum(parts.values()) == pytest.approx(value - baseline, rel=1e-3, abs=1e-3)
     figures = sorted(Path("scores").iterdir())
     assert [path.name[:4] for path in figures] == ["001_", "002_"]
     with Image.open(figures[0]) as picture:

@@ -87,6 +87,8 @@ def save(folder, name, net=None, **changes):
         records = records.with_head(linear_head(net, normal))
     records = records.with_splits({one: ("train", "val", "test")[row % 3] for row, one in origins})
     fitted = detector.fit(records, seed=0)
+    detector = detector.kept(fitted)
+    probes = [probe for probe in probes if probe.name in {one.name for one in detector.probes}]
     held = normal_records(records).where(split="val")
     scores = d.score_in_blocks(fitted, held)
     calibration, order = np.sort(scores), np.argsort(scores, kind="stable")
