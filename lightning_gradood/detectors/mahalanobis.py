@@ -179,7 +179,7 @@ class PreparedMahalanobisProbe(MahalanobisProbe):
             return self.gaussians[layer].confidence(after)
 
         with torch.set_grad_enabled(graphs_kept()):  # a step counts as constant
-            return [moved(magnitude) if magnitude else confidence for magnitude in self.magnitudes]
+            return [moved(magnitude) if magnitude else confidence.clone() for magnitude in self.magnitudes]
 
 
 @dataclass(frozen=True)
