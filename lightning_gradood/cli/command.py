@@ -102,7 +102,8 @@ class Command(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         """Resolve a network's name, find the run's folder and point the loggers at it."""
-        defaults.resolve_network(self.config[str(self.subcommand)])
+        former = parsing.of_former_network(self.words)
+        defaults.resolve_network(self.config[str(self.subcommand)], self.subcommand == "fit", former)
         self.folder = self._choose_folder()
         if self._setting("trainer").fast_dev_run and self._setting("detection") is not None:
             defaults.rehearse(self.config[str(self.subcommand)])

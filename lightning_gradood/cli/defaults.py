@@ -7,7 +7,7 @@ import shlex
 import socket
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from importlib.metadata import version
 from logging.handlers import MemoryHandler
@@ -22,11 +22,12 @@ from lightning.pytorch.utilities import rank_zero_info
 from omegaconf import OmegaConf
 
 from lightning_gradood import __version__
-from lightning_gradood.core import CHECKPOINTS, LOG, decode, encode
+from lightning_gradood.core import CHECKPOINTS, LOG, class_path, decode, encode
+from lightning_gradood.data import CentreSquare
 from lightning_gradood.extraction import ImageProgressBar
-from lightning_gradood.networks import trained_network
+from lightning_gradood.networks import outputs_of, trained_network
 from lightning_gradood.report import FINISH_SECONDS, PROJECT, ReportCallback, offline_without_account, working_commit
-from lightning_gradood.tasks import ResumeCheckpoint
+from lightning_gradood.tasks import IMAGENET, ResumeCheckpoint
 
 BEST, LAST = f"{CHECKPOINTS}/best.ckpt", f"{CHECKPOINTS}/last.ckpt"
 _REHEARSED = 30  # images of each source under fast_dev_run: enough for every split, few enough for one batch
@@ -113,28 +114,49 @@ def place_loggers(loggers: Any, folder: Path | None, identity: Callable[[], dict
                 rank_zero_info(line)
 
 
-def resolve_network(configuration: Namespace) -> None:
-    """Write what the name of a trained network stands for, and the images it expects where none are described; in place."""
+def resolve_network(configuration: Namespace, trains: bool, former: Collection[str] = ()) -> None:
+    """Write what the name of a trained network stands for, the number of its weights' outputs, and its images; in place.
+
+    Arguments of a `former` network are taken away; one that is trained keeps the number of classes, which is the data's.
+    Images are described where the experiment leaves them open: by null for a network that is named with its weights,
+    else by `as_trained` and by a `CentreSquare` of no size.
+    """
     model, data = configuration.model.init_args, configuration.data.init_args
     if not (given := model.get("network")) or not {"weights", "normalize"} <= set(model.as_dict()):
         return  # a task of the user's own
-    found = trained_network(given.class_path, given.as_dict().get("init_args") or {}, model.weights)
-    if found is None:
-        return
-    model.network, model.weights = _named(found.class_path, found.arguments), found.weights
-    said = [f"Weights: {found.weights} for {found.outputs} outputs"]
-    if model.normalize is None:
-        model.normalize = _namespace(mean=found.mean, std=found.std)
-        said.append(f"normalised by mean {found.mean} and std {found.std}")
-    if data.transform is None:
-        steps = [_named(**step) for step in found.transform["init_args"]["transforms"]]
-        data.transform = _named(found.transform["class_path"], {"transforms": steps})
-        said.append(f"transform {', '.join(map(repr, decode(encode(found.transform)).transforms))}")
-    rank_zero_info(f"{'; '.join(said)}.")
+    path, arguments, said = given.class_path, given.as_dict().get("init_args") or {}, list[str]()
+    for name in {*former} & {*arguments} - ({"num_classes"} if trains else set()):
+        del arguments[name], given.init_args[name]
+    found = trained_network(path, arguments, model.weights)
+    usual = found or trained_network(
+        path, {**arguments, "weights": "DEFAULT", "pretrained": True}, model.weights or "none"
+    )
+    if found:
+        model.network, model.weights = _named(found.class_path, found.arguments), found.weights
+        said.append(f"Weights: {found.weights} for {found.outputs} outputs")
+    elif model.weights and not trains and (outputs := outputs_of(path, arguments, model.weights, model.weights_prefix)):
+        model.network.init_args = _namespace(**{**arguments, "num_classes": outputs})
+        said.append(f"The network gets {outputs} outputs, as {model.weights} has")
+    if model.normalize == "as_trained" or (found and model.normalize is None):
+        model.normalize = _namespace(mean=usual.mean, std=usual.std) if usual else _namespace(**vars(IMAGENET))
+        said.append(f"normalised by mean {model.normalize.mean} and std {model.normalize.std} (--model.normalize)")
+    is_open = data.transform is not None and data.transform.get("class_path") == class_path(CentreSquare)
+    if (found and data.transform is None) or (is_open and data.transform.init_args.size is None):
+        ours = path.startswith("lightning_gradood.networks.") and not path.endswith("efficientnet_lite0")
+        plain = {"class_path": class_path(CentreSquare), "init_args": {"size": 32 if ours else 224}}
+        data.transform = _named(**(usual.transform if usual else plain))
+        made = decode(encode(data.transform.as_dict()))
+        said.append(f"transform {', '.join(map(str, getattr(made, 'transforms', [made])))} (--data.transform)")
+    if said:
+        rank_zero_info(f"{'; '.join(said)}.")
 
 
 def _named(class_path: str, init_args: Mapping[str, Any]) -> Namespace:
-    return _namespace(class_path=class_path, init_args=_namespace(**init_args))
+    """A class path with its arguments, and those among them, as the parser has them."""
+    parts = {
+        name: [_named(**one) for one in value] if name == "transforms" else value for name, value in init_args.items()
+    }
+    return _namespace(class_path=class_path, init_args=_namespace(**parts))
 
 
 def _namespace(**settings: Any) -> Namespace:

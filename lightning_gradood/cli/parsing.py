@@ -4,9 +4,11 @@ import argparse
 import inspect
 import itertools
 import os
+import pkgutil
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import is_dataclass
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -58,6 +60,10 @@ _MANY = 40  # Lightning's callbacks are fewer; there are hundreds of modules
 _LINE = "\n" + " " * 24
 _CLASS_PATH, _ARGUMENTS, _CONFIG = "class_path", "init_args", ("-c", "--config")
 _PYTORCH_OOD = "pytorch_ood.detector."
+_HUGGING_FACE, _FROM_PRETRAINED = (
+    "lightning_gradood.networks.hugging_face",
+    re.compile(r"transformers\.\w+\.from_pretrained"),
+)
 _TRAINED = ("max_epochs", "max_steps", "limit_train_batches", "accumulate_grad_batches", "check_val_every_n_epoch")
 _ROOMS = (data, detectors, gradients, networks, perturbations, tasks)
 _SETTINGS = (DetectionSettings, LoggingSettings, ReportSettings, Benchmark, Experiment, TableSettings)
@@ -122,7 +128,12 @@ def _limited(load: Callable[[str], Any]) -> Callable[[str], Any]:
 
 
 def _adapted(value: Any) -> Any:
-    """Put detectors of pytorch-ood, named by their own class paths, into `PytorchOOD`."""
+    """Put detectors of pytorch-ood, named by their own class paths, into `PytorchOOD`, and `hf:NAME` into `hugging_face`."""
+    if isinstance(value, str):
+        if _FROM_PRETRAINED.fullmatch(value):
+            return _HUGGING_FACE
+        named = {_CLASS_PATH: _HUGGING_FACE, _ARGUMENTS: {"pretrained_model_name_or_path": value[3:]}}
+        return named if value.startswith("hf:") else value
     if isinstance(value, list):
         return [_adapted({_CLASS_PATH: one} if str(one).startswith(_PYTORCH_OOD) else one) for one in value]
     if not isinstance(value, dict):
@@ -223,9 +234,14 @@ def refuse_denied(message: str) -> None:
 
 
 def refusal_behind(error: BaseException | None) -> Refusal | None:
-    """Find the refusal that an exception was raised from, however often the parser wrapped it."""
-    while error is not None and not isinstance(error, Refusal):
+    """Find the refusal that an exception was raised from, however often the parser wrapped it; one of a missing file too."""
+    while error is not None and not isinstance(error, Refusal | OSError):
         error = error.__cause__ or error.__context__
+    if isinstance(error, OSError):
+        return Refusal(
+            "What an experiment names should be there, or be downloaded where it is built. Got "
+            f"{type(error).__name__}: {' '.join(str(error).split())}. Correct the name, or put the file in its place."
+        )
     return error
 
 
@@ -240,8 +256,12 @@ class LogConfig(SaveConfigCallback):
 
 
 def with_shipped_files(words: Sequence[str]) -> list[str]:
-    """Replace names of shipped experiment files behind `--config` by their paths; a path that exists stays as it is."""
+    """Replace names of shipped experiment files behind `--config` by their paths, and `from_pretrained` by `hugging_face`.
+
+    A path that exists stays as it is.
+    """
     glued = ("-c=", "--config=")
+    words = [_FROM_PRETRAINED.sub(_HUGGING_FACE, word) for word in words]
     found = [part for word in words for part in (word.split("=", 1) if word.startswith(glued) else [word])]
     return [experiment_file(word) if before in _CONFIG else word for before, word in itertools.pairwise(["", *found])]
 
@@ -251,10 +271,26 @@ def experiment_name(words: Sequence[str]) -> str:
     return next((Path(value).stem for option, value in itertools.pairwise(words) if option in _CONFIG), "run")
 
 
+def of_former_network(words: Sequence[str]) -> set[str]:
+    """Names of arguments that files give to another network than the one that is named last."""
+    path, given, former = None, set[str](), set[str]()
+    for name, value in _network_settings(words):
+        if name not in ("", _CLASS_PATH):
+            given.add(name)
+            former.discard(name)
+        elif value != path:
+            path, given, former = value, set(), former | given
+    return former
+
+
 def check_settings(parser: ArgumentParser, config: Namespace) -> None:
     """Refuse what the parser of a verb lets pass and nothing can work with: null, no training at all, a negative seed."""
-    mlp = [] if config.get("detection") is None else ["detection.mlp"]
-    refuse_null(parser, config, ["trainer", "logging", "report", *mlp])
+    sections = ["trainer", "logging", "report", *([] if config.get("detection") is None else ["detection.mlp"])]
+    for part in ("model", "data"):
+        known = inspect.signature(pkgutil.resolve_name(config[part].class_path)).parameters
+        given = config[part].init_args.as_dict()
+        sections += [f"{part}.{name}" for name in known if is_dataclass(known[name].default) and not given.get(name, 1)]
+    refuse_null(parser, config, sections)
     for name in _TRAINED:
         if config.trainer.get(name) == 0:  # Lightning trains nothing, or divides by it
             raise Refusal(

@@ -21,10 +21,11 @@ _VERB = re.compile(r"argument subcommand: invalid choice: '([^']*)'|expected \"s
 _UNKNOWN_KEY = re.compile(r"(?:[Oo]ption '|Key '|unrecognized arguments: --|keys that it knows\. Got `)([\w.]+)")
 _UNKNOWN_CLASS = re.compile(r"(?:dot import path string: |has no attribute '|there is no class called )([\w.]+)")
 _KEY = re.compile(r'Parser key "([^"]+)": ?|^`([\w.-]+)`(?:: | (?=should hold only keys))')
+_MISSING = re.compile(r"No module named '(\w+)'")
 _NOISE = re.compile(  # how the parser works, and alternatives of a Union that nobody means
     r"^$|Does not validate against|Subtypes:|Errors:|Given value type:|Expected a path but"
     r"|Given value: (NestedArg|Namespace|\{|\[)|Problem with given class_path|Subclass types expect|^a (class path|dict) "
-    r"|Expected a <class 'NoneType'>"
+    r"|Expected a <class 'NoneType'>|^Type collections.abc.Callable\[\[\], torch.utils.data"
 )
 
 
@@ -113,7 +114,10 @@ def one_sentence(message: str, known: Mapping[str, str], flag: str = "") -> str:
     if match := _UNKNOWN_CLASS.search(message):
         word = match[1].rstrip(".")
         return f"{where}there is no class called {word}. {_hint(word, known)}"
-    lines = [_KEY.sub("", line) for line in lines]
+    lines = [
+        _KEY.sub("", _MISSING.sub(r"\g<0>; install it, or correct the name: python -m pip install \1", one))
+        for one in lines
+    ]
     rest = "; ".join(dict.fromkeys(line.rstrip(".") for line in lines if not _NOISE.search(line)))
     return f"{where}{rest or 'a value of the wrong type'}."
 

@@ -34,8 +34,9 @@ if TYPE_CHECKING:
         keeping_graphs, logits_in, logits_out, probing_state, reading, refuse_single_image, requiring_grad, uncompiled,
     )
     from lightning_gradood.core.pictures import (
-        MEGAPIXELS, PassedOver, Picture, PixelLimit, Transform, Unreadable, as_float, eight_bit, find_image_files,
-        image_formats, image_suffixes, printable, read_picture, subfolders, to_pixels, upright,
+        MEGAPIXELS, TRANSPARENT, PassedOver, Picture, PixelLimit, Transform, Unreadable, as_float, eight_bit,
+        find_image_files, image_formats, image_suffixes, opaque, printable, read_picture, subfolders, to_pixels,
+        upright,
     )
     from lightning_gradood.core.progress_lines import LOG, ProgressLines, going_on_without, progress, say, say_once, stage
     from lightning_gradood.core.ranges import (
@@ -50,20 +51,19 @@ if TYPE_CHECKING:
     from lightning_gradood.core.tensor_checks import check_batch, check_finite_rows, check_images, check_logits_shape
 
 __all__ = [
-    "BATCH_NORMS", "CHECKPOINTS", "CONFIG", "HALF", "LOG", "LOG_FLOOR", "MEGAPIXELS", "PACKAGES", "ClosedUnitInterval",
-    "Component", "FiniteNonNegative", "FinitePositive", "HalfOpenUnitInterval", "NonNegativeInt", "NotFinite",
-    "OpenUnitInterval", "OrderedBatchNorm", "PassedOver", "Percentile", "Picture", "PixelLimit", "Portions",
-    "PositiveFloat", "PositiveInt", "ProgressLines", "Refusal", "Seed", "Transform", "Unparsable", "Unreadable",
-    "Unwritable", "arguments_of", "as_float", "atomic_write", "check_batch", "check_finite_rows", "check_images",
-    "check_import", "check_logits_shape", "check_writable", "check_yaml", "claim", "class_path", "decode", "did_you_mean",
-    "digest", "eight_bit", "encode", "evaluating", "exact_arithmetic", "experiment_file", "find_image_files", "fits",
-    "frozen_network", "gathered", "generator_states", "give_back_memory", "going_on_without", "graphs_kept", "hold",
-    "image_formats", "image_generator", "image_suffixes", "input_gradient", "is_temporary", "keeping_graphs", "logits_in",
-    "logits_out", "named_seed", "new_run_folder", "pack", "packages_of", "parse_json", "printable", "probing_state",
-    "progress", "read_json", "read_picture", "read_text", "read_yaml", "reading", "refuse_foreign", "refuse_single_image",
-    "refused_as", "requiring_grad", "restore_generators", "say", "say_once", "shipped_files", "stage", "subfolders",
-    "to_float64", "to_float64_device", "to_pixels", "uncompiled", "unpack", "upright", "writing_refusal",
-    "writing_refused",
+    "BATCH_NORMS", "CHECKPOINTS", "CONFIG", "HALF", "LOG", "LOG_FLOOR", "MEGAPIXELS", "PACKAGES", "TRANSPARENT",
+    "ClosedUnitInterval", "Component", "FiniteNonNegative", "FinitePositive", "HalfOpenUnitInterval", "NonNegativeInt",
+    "NotFinite", "OpenUnitInterval", "OrderedBatchNorm", "PassedOver", "Percentile", "Picture", "PixelLimit", "Portions",
+    "PositiveFloat", "PositiveInt", "ProgressLines", "Refusal", "Seed", "Transform", "Unparsable", "Unreadable", "Unwritable",
+    "arguments_of", "as_float", "atomic_write", "check_batch", "check_finite_rows", "check_images", "check_import",
+    "check_logits_shape", "check_writable", "check_yaml", "claim", "class_path", "decode", "did_you_mean", "digest",
+    "eight_bit", "encode", "evaluating", "exact_arithmetic", "experiment_file", "find_image_files", "fits", "frozen_network",
+    "gathered", "generator_states", "give_back_memory", "going_on_without", "graphs_kept", "hold", "image_formats",
+    "image_generator", "image_suffixes", "input_gradient", "is_temporary", "keeping_graphs", "logits_in", "logits_out",
+    "named_seed", "new_run_folder", "opaque", "pack", "packages_of", "parse_json", "printable", "probing_state", "progress",
+    "read_json", "read_picture", "read_text", "read_yaml", "reading", "refuse_foreign", "refuse_single_image", "refused_as",
+    "requiring_grad", "restore_generators", "say", "say_once", "shipped_files", "stage", "subfolders", "to_float64",
+    "to_float64_device", "to_pixels", "uncompiled", "unpack", "upright", "writing_refusal", "writing_refused",
 ]  # fmt: skip
 # fmt: on
 

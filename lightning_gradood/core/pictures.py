@@ -3,6 +3,7 @@
 import os
 import stat
 import threading
+import warnings
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
@@ -36,6 +37,7 @@ def image_formats() -> tuple[str, ...]:
             if register:
                 getattr(plugin, register)()
     Image.init()
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # of EXIF and palettes; what cannot be read is refused
     return tuple(sorted(set(Image.OPEN) - _NO_PICTURES))
 
 
@@ -131,6 +133,7 @@ class Transform(Protocol):
 MEGAPIXELS = 89.0
 """Largest image that is decoded by default, in megapixels; above it Pillow warns of decompression bombs."""
 
+TRANSPARENT = "was_transparent"
 _ORIENTATION = 0x0112  # EXIF's tag
 _opening = threading.Lock()  # Pillow's limit belongs to the whole process
 
@@ -180,7 +183,7 @@ def read_picture(
         with image:
             (limit or PixelLimit()).check(image, name)
             image.load()
-            return upright(eight_bit(image, name)).convert(mode)
+            return opaque(upright(eight_bit(image, name)), mode)
     except Refusal:
         raise
     except FileNotFoundError as error:
@@ -193,6 +196,13 @@ def read_picture(
             said if said and isinstance(error, OSError | SyntaxError | ValueError) else f"{type(error).__name__} {said}"
         )
         raise Unreadable(f"`{name}` should be a readable image. Got: {reason}.") from error
+
+
+def opaque(image: Image.Image, mode: str) -> Image.Image:
+    """Convert to a mode without transparency, as torchvision does: colours stay; `info[TRANSPARENT]` says if any was lost."""
+    made = image.convert(mode)
+    made.info[TRANSPARENT] = "A" in image.getbands() or "transparency" in image.info
+    return made
 
 
 def upright(image: Image.Image) -> Image.Image:

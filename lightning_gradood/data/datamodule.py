@@ -15,11 +15,11 @@ from torch.utils.data import DataLoader, Subset
 from typing_extensions import override  # typing has it from Python 3.12 on
 
 from lightning_gradood.core import NonNegativeInt, PositiveInt, Refusal, as_float, named_seed
-from lightning_gradood.data.given_sources import Parts
+from lightning_gradood.data.given_sources import Given
 from lightning_gradood.data.loading import ImageBatch, Limits, LoadedSource
 from lightning_gradood.data.mixture import Sources
 from lightning_gradood.data.perturbed import Perturbations
-from lightning_gradood.data.source import Source
+from lightning_gradood.data.source import GivenSource
 from lightning_gradood.data.splits import Rows, Split, split_rows
 
 _MOST_COMPARED = 50_000  # training images that are not in memory, each of which would have to be read
@@ -29,8 +29,9 @@ class ImageDataModule(LightningDataModule):
     """The images of an experiment: a classifier's training set, its normal test set, and anomalous sources.
 
     `fit` and `validate` see `train`, of which a stratified part is held out for validation; `test` sees `normal`;
-    `predict` sees one loader per detection source, `normal` first. A folder's path may stand in place of a source. What
-    attacks and corruptions make of the normal images are further sources, whose images are made while they are probed.
+    `predict` sees one loader per detection source, `normal` first. A folder's path, or a data set (in Python what builds
+    it), may stand in place of a source. What attacks and corruptions make of the normal images are further sources, whose
+    images are made while they are probed.
 
     Args:
         normal: Images like those the classifier was trained on, but unseen by it; one source, whose splits are drawn, or
@@ -57,9 +58,9 @@ class ImageDataModule(LightningDataModule):
 
     def __init__(
         self,
-        normal: Source | str | Parts,
-        anomalies: dict[str, Source | str | Parts] | None = None,
-        train: Source | str | None = None,
+        normal: Given,
+        anomalies: dict[str, Given] | None = None,
+        train: GivenSource | None = None,
         classes: list[str | int] | PositiveInt | str | None = None,
         transform: Callable[[Any], Any] | None = None,
         augment: nn.Module | None = None,

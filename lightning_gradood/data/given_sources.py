@@ -13,15 +13,15 @@ from numpy.typing import NDArray
 from typing_extensions import override  # typing has it from Python 3.12 on
 
 from lightning_gradood.core import Refusal, did_you_mean, digest
-from lightning_gradood.data.source import FolderSource, Listing, Source, class_order
+from lightning_gradood.data.source import FolderSource, GivenSource, Listing, Source, as_source, class_order
 from lightning_gradood.data.splits import split_rows
 from lightning_gradood.records import NORMAL, SPLITS
 
 Parts = TypedDict(
-    "Parts", {"fit": Source | str, "val": Source | str, "test": Source | str, "fit+val": Source | str}, total=False
+    "Parts", {"fit": GivenSource, "val": GivenSource, "test": GivenSource, "fit+val": GivenSource}, total=False
 )
-Given = Source | str | Parts
-"""How a detection source is given: a source, a folder's path, or one of these for each part; see `PARTS`."""
+Given = GivenSource | Parts
+"""How a detection source is given: a source, a data set, a folder's path, or one of these for each part; see `PARTS`."""
 
 _LONGEST = 100  # letters of a source's name, which becomes a folder's and a file's
 # "mean" stands for that over sources wherever a source's name stands in results
@@ -31,16 +31,16 @@ PARTS = {"fit": "train", "val": "val", "test": "test", "fit+val": ""}
 """Parts that may be named, and the split that each is; the images of `fit+val` are split between the two."""
 
 
-def given_parts(flag: str, given: Given) -> dict[str, Source | str]:
+def given_parts(flag: str, given: Given) -> dict[str, Source]:
     """The sources of a detection source by the flag of each, after its parts are checked."""
     if not isinstance(given, Mapping):
-        return {flag: given}
+        return {flag: as_source(given)}
     if not given or not given.keys() <= PARTS.keys():
         raise Refusal(
             f"`{flag}` should be a source, or one for each of some parts: {', '.join(PARTS)}. Got {[*given]}. "
             "Write e.g. {val: SOURCE, test: SOURCE}."
         )
-    return {f"{flag}.{part}": cast(Source | str, source) for part, source in given.items()}
+    return {f"{flag}.{part}": as_source(cast(GivenSource, source)) for part, source in given.items()}
 
 
 @dataclass(frozen=True)
@@ -112,10 +112,9 @@ def splits_by_part(
     return {split: [ids[row] for row in np.flatnonzero(split_of == split).tolist()] for split in SPLITS}
 
 
-def refuse_two_roles(roles: Mapping[str, Source | str | None]) -> None:
+def refuse_two_roles(roles: Mapping[str, Source]) -> None:
     """Refuse one folder or data set, with the same settings, in two roles, and a folder inside that of another role."""
-    given = {flag: FolderSource(one) if isinstance(one, str) else one for flag, one in roles.items() if one is not None}
-    for (flag, source), (other_flag, other) in itertools.combinations(given.items(), 2):
+    for (flag, source), (other_flag, other) in itertools.combinations(roles.items(), 2):
         one, two = _place(source), _place(other)
         nested = (
             isinstance(one, Path) and isinstance(two, Path) and (one.is_relative_to(two) or two.is_relative_to(one))

@@ -14,20 +14,24 @@ import torch
 import torch.nn.functional as F
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 from typing_extensions import override  # typing has it from Python 3.12 on
 
 from lightning_gradood.core import (
     MEGAPIXELS,
+    TRANSPARENT,
+    Component,
     FiniteNonNegative,
     NonNegativeInt,
+    Picture,
     PositiveFloat,
     PositiveInt,
     Refusal,
     Seed,
     Transform,
+    Unreadable,
     progress,
     to_pixels,
 )
@@ -35,6 +39,7 @@ from lightning_gradood.data.source import Listing
 from lightning_gradood.data.splits import Rows
 
 GIB = 2**30
+_LOOKED = 20_000  # images that are read after one that cannot be, to name others
 
 
 @dataclass(frozen=True)
@@ -81,7 +86,7 @@ class LoadedSource(Dataset[ImageBatch]):
         memory_limit: int = 2 * GIB,
     ) -> None:
         self.name, self.transform, self.classes = name, transform, listing.classes
-        self._listing = listing
+        self._listing, self._transparent = listing, dict[int, bool]()
         self._rows = range(len(listing.keys)) if rows is None else [int(row) for row in rows]
         self.ids = [f"{name}/{listing.keys[row]}" for row in self._rows]
         self.labels: NDArray[np.int64] = np.array([listing.labels[row] for row in self._rows], dtype=np.int64)
@@ -227,6 +232,11 @@ class LoadedSource(Dataset[ImageBatch]):
         images = torch.empty((len(self), *self.shape), dtype=self.dtype)
         for row in self._progress("reading"):
             images[row] = self._checked(row)
+        if lost := sum(self._transparent.values()):
+            rank_zero_info(
+                f"{self.name}: {lost:,} of {len(self):,} images are transparent; their transparency is dropped, and what is "
+                "stored as colour behind it is seen, as torchvision does."
+            )
         return images
 
     def _progress(self, verb: str) -> Iterator[int]:
@@ -244,7 +254,62 @@ class LoadedSource(Dataset[ImageBatch]):
         return image
 
     def _prepared(self, row: int) -> Tensor:
-        return to_pixels(self._listing.read(self._rows[row]), self.transform, self.ids[row])
+        try:
+            picture = self._listing.read(self._rows[row])
+        except Unreadable as error:
+            looked = self._rows[: row + _LOOKED]
+            bad = [self._listing.keys[one] for one in unreadable(self.name, self._listing, looked)]
+            shown = ", ".join(bad[:10]) + ", …" * (len(bad) > 10)
+            raise Unreadable(
+                f"{error} Of {len(looked):,} images of `{self.name}` {len(bad):,} cannot be read: {shown}. Remove them, or go on "
+                "without them with `--detection.on_bad_image skip`."
+            ) from error
+        if isinstance(picture, Image.Image):
+            self._transparent[row] = picture.info.get(TRANSPARENT, False)
+        return to_pixels(picture, self.transform, self.ids[row])
+
+
+def readable_rows(name: str, listing: Listing, rows: Rows) -> Rows:
+    """Leave out rows whose images cannot be read, with a line; all stay where none can."""
+    bad = unreadable(name, listing, rows.tolist())
+    if not bad or len(bad) == len(rows):
+        return rows
+    shown = ", ".join(listing.keys[row] for row in bad[:10]) + ", …" * (len(bad) > 10)
+    rank_zero_info(f"{name}: {len(bad):,} of {len(rows):,} images cannot be read and are left out: {shown}.")
+    return np.setdiff1d(rows, bad)
+
+
+def unreadable(name: str, listing: Listing, rows: Sequence[int]) -> list[int]:
+    """Read some images of a listing, and return the rows of those that cannot be read."""
+    bad = list[int]()
+    for row in progress(rows, f"looking through {name}", len(rows), "images", bool(getattr(rank_zero_only, "rank", 0))):
+        try:
+            listing.read(row)
+        except Unreadable:
+            bad.append(row)
+    return bad
+
+
+@dataclass(frozen=True)
+class CentreSquare(Component):
+    """The largest central square of a picture, resized: what networks for photographs expect, where nothing else is known.
+
+    Args:
+        size: Its height and width in pixels. By default as the network of an experiment file was trained, with the whole
+            pre-processing that torchvision, timm or Hugging Face name for it; 32 for our networks, 224 for others.
+    """
+
+    size: PositiveInt | None = None
+
+    def __call__(self, picture: Picture) -> Picture:
+        """Cut and resize one picture."""
+        size = self.size or 224
+        if isinstance(picture, Image.Image):
+            return ImageOps.fit(picture, (size, size), Image.Resampling.BICUBIC)
+        from torchvision.transforms.v2 import functional  # takes as long to import as torch
+
+        square: Tensor = functional.center_crop(functional.resize(picture, [size]), [size])
+        return square
 
 
 class RandomCropFlip(nn.Module):

@@ -21,10 +21,10 @@ from lightning_gradood.data.given_sources import (
     refuse_two_roles,
     splits_by_part,
 )
-from lightning_gradood.data.loading import GIB, Limits, LoadedSource
+from lightning_gradood.data.loading import GIB, Limits, LoadedSource, readable_rows
 from lightning_gradood.data.output_names import Outputs, fit_to_outputs, relabelled
 from lightning_gradood.data.perturbed import Perturbations, PerturbedSource, share_of
-from lightning_gradood.data.source import FolderListing, FolderSource, Listing, Source
+from lightning_gradood.data.source import FolderListing, GivenSource, Listing, Source
 from lightning_gradood.data.splits import (
     Budget,
     Manifest,
@@ -49,10 +49,12 @@ def open_source(
     limits: Limits = Limits(),
     outputs: Outputs | None = None,
     flag: str = "",
+    skip: bool = False,
 ) -> LoadedSource:
     """Open a source, the folder of a path, or parts; a limit takes a stratified random subset in the source's order.
 
-    Labels become indices into `outputs`, the classifier's outputs by name, see `relabelled` for `flag`.
+    Labels become indices into `outputs`, the classifier's outputs by name, see `relabelled` for `flag`; `skip` leaves out
+    images that cannot be read.
     """
     given = given_parts(f"data.{name if name in ('train', NORMAL) else f'anomalies.{name}'}", source)
     listings = [_listing(name, flag, one, limits) for flag, one in given.items()]
@@ -68,12 +70,13 @@ def open_source(
         order = ["", *PARTS]
         strata = [order.index(listing.part(row)) * 10**9 + label for row, label in enumerate(listing.labels)]
         rows = split_rows(strata, [share, 1 - share], named_seed(limits.seed, f"limit/{name}"))[0]
+    rows = readable_rows(name, listing, rows) if skip else rows
     return LoadedSource(name, listing, transform, rows, int(limits.memory_gib * GIB))
 
 
-def _listing(name: str, flag: str, source: Source | str, limits: Limits) -> Listing:
-    with refused_as(root=flag):
-        listing = (FolderSource(source) if isinstance(source, str) else source).open()
+def _listing(name: str, flag: str, source: Source, limits: Limits) -> Listing:
+    with refused_as(root=flag, dataset=flag):
+        listing = source.open()
     if isinstance(listing, FolderListing):
         for note in listing.notes:
             rank_zero_info(f"{name}: {note}")
@@ -90,16 +93,13 @@ _OF_LABELS = ("_whole", "_ordered", "manifest", "perturbed")  # what depends on 
 
 
 class Sources:
-    """The sources of an experiment: `train`, the clean ones (`normal` first), and the perturbed ones.
-
-    Nothing is read before a source is first asked for. The arguments are those of `ImageDataModule`.
-    """
+    """The training, clean (`normal` first) and perturbed sources of `ImageDataModule`'s arguments, read when first asked for."""
 
     def __init__(
         self,
         normal: Given,
         anomalies: Mapping[str, Given] | None = None,
-        train: Source | str | None = None,
+        train: GivenSource | None = None,
         classes: Sequence[str | int] | str | int | None = None,
         transform: Transform | None = None,
         perturbations: Perturbations = Perturbations(),
@@ -120,13 +120,14 @@ class Sources:
         self.budget = Budget()
         """How many images are read; all, unless `take` was told otherwise."""
         self.has_train = train is not None
+        self.skip_unreadable = False  # rather than refuse images that cannot be read
         self.knows_anomalies = True
         """Whether the anomalous sources are the user's, rather than built in."""
         self.output_names = None if classes is None else Outputs.read(classes)
         self.outputs: int | None = None
         """How many outputs the network has; None until `fit_outputs` is told."""
         refuse_names([*self.anomaly_names, *filter(None, map(self.noise_of, self.attacks))])
-        roles = {"data.train": train, **given_parts("data.normal", normal)}
+        roles = ({} if train is None else given_parts("data.train", train)) | given_parts("data.normal", normal)
         for name, source in self._anomalies.items():
             roles |= given_parts(f"data.anomalies.{name}", source)
         refuse_two_roles(roles)
@@ -164,14 +165,14 @@ class Sources:
                 "Give `data.train`, or give trained weights and use `detect` in place of `fit`."
             )
         named = self.output_names, "data.classes"
-        return open_source("train", self._train, self._transform, self.limits, *named).labelled()
+        return open_source("train", self._train, self._transform, self.limits, *named, self.skip_unreadable).labelled()
 
     @cached_property
     def normal(self) -> LoadedSource:
         """The normal source; labels index `output_names`, else the training classes."""
         after_train = self.output_names is None and self.has_train
         named = (Outputs.of(self.train.classes), "train") if after_train else (self.output_names, "data.classes")
-        normal = open_source(NORMAL, self._normal, self._transform, self.limits, *named)
+        normal = open_source(NORMAL, self._normal, self._transform, self.limits, *named, self.skip_unreadable)
         if self.has_train:
             self.train.refuse_other_shape(normal)
         return normal
@@ -181,7 +182,7 @@ class Sources:
         """The sources of images that are read as they are, `normal` first."""
         clean = {NORMAL: self.normal}
         for name, anomaly in self._anomalies.items():
-            clean[name] = open_source(name, anomaly, self._transform, self.limits)
+            clean[name] = open_source(name, anomaly, self._transform, self.limits, skip=self.skip_unreadable)
             clean[name].refuse_other_shape(self.normal)
         return clean
 

@@ -9,7 +9,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, TypeAlias, cast
+from urllib.error import URLError
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,9 +27,11 @@ from lightning_gradood.core import (
     PositiveFloat,
     PositiveInt,
     Refusal,
+    Unreadable,
     eight_bit,
     find_image_files,
     image_suffixes,
+    opaque,
     printable,
     read_picture,
     subfolders,
@@ -225,11 +228,27 @@ class DatasetSource(Source):
         root = arguments.get("root")
         place = f"in `{Path(root).expanduser().absolute()}`" if root else "where its arguments say"
         reason = " ".join(str(error).split()).split("You can use download")[0].rstrip(" .")
+        fix = _BY_HAND.get(name, "Put its files there")
+        if isinstance(error, URLError | ConnectionError | TimeoutError):
+            reason = f"the download failed: {reason}"
+        elif isinstance(error, ImportError):
+            fix = f"Install what it needs: `python -m pip install {error.name or name}`"
         return Refusal(
             f"`dataset` should find its files {place}, and be built with arguments that it takes. Got `dataset = "
             f"{name}({', '.join(f'{key}={value!r}' for key, value in arguments.items())})`: {type(error).__name__}: {reason}. "
-            f"{_BY_HAND.get(name, 'Put its files there')}; `configs/digits.yaml` needs no download."
+            f"{fix}; `configs/digits.yaml` needs no download."
         )
+
+
+GivenSource: TypeAlias = Source | Callable[[], Dataset[Any]] | str
+"""A source, what builds a map-style data set (a class path in YAML), or a folder's path."""
+
+
+def as_source(given: GivenSource) -> Source:
+    """The source that a folder's path or a data set stands for."""
+    if isinstance(given, str):
+        return FolderSource(given)
+    return given if isinstance(given, Source) else DatasetSource(given)
 
 
 @dataclass(frozen=True)
@@ -244,7 +263,7 @@ class DatasetListing(Listing):
         image = item[0] if isinstance(item, (tuple, list)) else item
         if isinstance(image, Image.Image):
             image = eight_bit(image, f"{type(self.dataset).__name__}[{row}]")
-            return image if image.mode in ("L", "RGB") else image.convert("RGB")
+            return image if image.mode in ("L", "RGB") else opaque(image, "RGB")
         return image
 
     def label(self, row: int) -> int:
@@ -261,9 +280,9 @@ class DatasetListing(Listing):
         try:
             return self.dataset[row]
         except Exception as error:  # decoders raise whatever their parsing runs into
-            raise Refusal(
+            raise Unreadable(
                 f"`dataset` should give a readable image for every row. Got `{type(self.dataset).__name__}` "
-                f"failing in row {row}: {str(error) or type(error).__name__}. Remove or replace that image."
+                f"failing in row {row}: {str(error) or type(error).__name__}."
             ) from error
 
 

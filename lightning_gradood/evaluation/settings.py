@@ -113,8 +113,9 @@ class DetectionSettings:
             no anomalies. One that needs them is fitted on all anomaly sources together.
         resamples: bootstrap resamples for the 95 % interval of the AUROC.
         seed: of the detectors and the bootstrap; the splits have theirs in `data.split.seed`.
-        on_bad_image: what to do with an image for which the network, or a gradient, is NaN or infinite: `refuse` names
-            it and ends the run; `skip` names it and leaves it out, with its attacked versions where they are so too.
+        on_bad_image: what to do with an image that cannot be read, or for which the network, or a gradient, is NaN or
+            infinite: `refuse` names it and ends the run; `skip` names it and leaves it out, with its attacked versions
+            where they are so too.
     """
 
     label_designs: list[LabelDesign] = field(default_factory=lambda: [AllOnes()])

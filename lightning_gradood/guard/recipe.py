@@ -48,7 +48,8 @@ def recipe_of(network: nn.Module, transform: Any = None) -> Recipe:
     functions: list[Any] = [
         one for one in beside if inspect.isfunction(one) and _SIZES & {*inspect.signature(one).parameters}
     ]
-    for made in (kind, *functions):
+    hub = [networks.hugging_face] if networks.configuration_of(network) else []  # needs no trust, as transformers would
+    for made in (*hub, kind, *functions):
         found = {"class_path": class_path(made), "init_args": _arguments(made, network)}
         if _builds(found, network, "cpu" if made is kind else "meta"):  # of the functions some are large
             return Recipe(found, encode(transform))
@@ -63,7 +64,12 @@ def _arguments(made: Callable[..., Any], network: nn.Module) -> dict[str, Any]:
     """Arguments as attributes of the network tell them, and its numbers of classes and channels."""
     tensors = [*network.parameters()]
     outputs, inputs = (len(tensors[-1]), [*tensors[0].shape, 0][1]) if tensors else (0, 0)
-    sizes = {"num_classes": outputs, "kwargs": outputs, "channels": inputs}
+    sizes = {
+        "num_classes": outputs,
+        "kwargs": outputs,
+        "channels": inputs,
+        "config": networks.configuration_of(network),
+    }
     found = {}
     for name in inspect.signature(made).parameters:
         with suppress(Refusal):

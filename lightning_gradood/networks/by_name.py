@@ -1,21 +1,29 @@
-"""Trained networks by name, of torchvision, timm and pytorch-ood, with the images that they expect.
+"""Trained networks by name, of torchvision, timm, Hugging Face and pytorch-ood, with the images that they expect.
 
 A name becomes what an experiment file says of any other network: class path and arguments, a file of weights, the
 statistics of its pixels and a transform. So nothing is fetched when a guard is loaded.
 """
 
 import hashlib
+import inspect
 import os
+import pkgutil
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
+from torch import nn
 
-from lightning_gradood.core import Refusal, atomic_write, did_you_mean, say
+from lightning_gradood.core import Refusal, atomic_write, decode, did_you_mean, encode, packages_of, say
+from lightning_gradood.networks.architectures import Normalized
+from lightning_gradood.networks.hugging_face_networks import described_online, hugging_face, published
+from lightning_gradood.networks.weights import load_weights, outputs_in
 
 _V2 = "torchvision.transforms.v2"
 _AS_TRAINED = {"transform_input": True, "init_weights": False}  # what torchvision sets where it reads trained weights
@@ -41,44 +49,84 @@ class TrainedNetwork:
     std: list[float]
     transform: dict[str, Any]
 
+    def build(self) -> nn.Module:
+        """Return the network with its weights, from pixels in [0, 1], in eval mode."""
+        described = encode({"class_path": self.class_path, "init_args": self.arguments})
+        network: nn.Module = decode(described, packages_of(described))
+        load_weights(network, self.weights)
+        return Normalized(network, self.mean, self.std).eval()
 
-def trained_network(class_path: str, arguments: Mapping[str, Any], weights: str | None = None) -> TrainedNetwork | None:
+
+def trained_network(
+    class_path: str, arguments: Mapping[str, Any] = MappingProxyType({}), weights: str | None = None
+) -> TrainedNetwork | None:
     """Resolve a network that is named with trained weights; None for any other.
 
-    Named are `torchvision.models.*` with `weights`, timm's functions with `pretrained`, and
-    `pytorch_ood.model.load_model` with an `identifier`. A file that is not in torch.hub's folder of checkpoints (or for
-    timm in Hugging Face's cache) is downloaded there.
+    Named are `torchvision.models.*` with `weights`, timm's functions with `pretrained`, `hugging_face` with a folder or an
+    id, for which `hf:NAME` stands, and `pytorch_ood.model.load_model` with an `identifier`. A file that is not in
+    torch.hub's folder of checkpoints (or in Hugging Face's cache) is downloaded there.
 
     Args:
         class_path: of the function that builds the network.
         arguments: of that function.
-        weights: a file of the user's own to take instead.
+        weights: a file of the user's own to take instead; `DEFAULT` names torchvision's default weights.
 
     Raises:
         Refusal: the download fails (it says which file goes where), a file on disk is another one, or there is no such
-            identifier.
+            identifier, and there are no such weights.
     """
     given = dict(arguments)
-    if class_path.startswith("torchvision.models.") and given.get("weights") is not None:
+    if class_path.startswith("torchvision.models."):
         return _of_torchvision(class_path, given, weights)
     if class_path.startswith("timm.") and given.get("pretrained"):
         return _of_timm(class_path, given, weights)
     if class_path in ("pytorch_ood.model.load_model", "pytorch_ood.model.registry.load_model"):
         return _of_pytorch_ood(str(given.get("identifier")), weights)
+    if name := given.get("pretrained_model_name_or_path", class_path.partition("hf:")[2]):
+        config, images, file = published(str(name))
+        made, outputs = f"lightning_gradood.networks.{hugging_face.__name__}", config["num_labels"]
+        return TrainedNetwork(made, {"config": config}, outputs, weights or file, *images.statistics, encode(images))
+    return None
+
+
+def outputs_of(class_path: str, arguments: Mapping[str, Any], weights: str, prefix: str | None = None) -> int | None:
+    """Number of outputs of the network that a file of weights was saved from, where another number is all that differs.
+
+    None where nothing or more differs, or the network takes no `num_classes`. Arguments are as `trained_network` has them.
+    """
+    described = encode({"class_path": class_path, "init_args": arguments})
+    with suppress(Exception), torch.device("meta"):  # whatever is wrong is said where the network is built
+        network = decode(described, packages_of(described))
+        known = inspect.signature(pkgutil.resolve_name(class_path)).parameters
+        return (
+            outputs_in(weights, network, prefix) if "num_classes" in {*arguments, *known} or "kwargs" in known else None
+        )
     return None
 
 
 def _of_torchvision(class_path: str, given: dict[str, Any], file: str | None) -> TrainedNetwork | None:
-    from torchvision.models import WeightsEnum
+    from torchvision import models
     from torchvision.transforms._presets import ImageClassification
 
-    named = given["weights"]
-    preset = named.transforms() if isinstance(named, WeightsEnum) else None
+    if given.get("weights") is None and file != "DEFAULT":
+        return None
+    try:
+        if class_path.endswith(".get_model"):
+            class_path = f"torchvision.models.{models.get_model_builder(given.pop('name')).__name__}"
+        known = models.get_model_weights(class_path.rpartition(".")[2])
+        named = known.verify(given.get("weights") or "DEFAULT")
+    except (LookupError, TypeError, ValueError) as error:
+        raise Refusal(
+            "`model.network` should be a model of torchvision with weights of its own. Got "
+            f"{class_path} with weights {given.get('weights')}: {error}. Write e.g. --model.network.weights DEFAULT."
+        ) from error
+    preset = named.transforms()
     if not isinstance(preset, ImageClassification):
         return None
     if class_path.endswith((".googlenet", ".inception_v3")):
         given |= _AS_TRAINED
-    file = file or _on_disk(named.url, os.path.basename(named.url))
+    if file in (None, "DEFAULT"):
+        file = _on_disk(named.url, os.path.basename(named.url))
     transform = _transform(preset.resize_size, preset.crop_size, preset.interpolation)
     outputs = len(named.meta["categories"])
     given |= {"weights": None, "num_classes": outputs}
@@ -88,8 +136,13 @@ def _of_torchvision(class_path: str, given: dict[str, Any], file: str | None) ->
 def _of_timm(class_path: str, given: dict[str, Any], file: str | None) -> TrainedNetwork | None:
     from torchvision.transforms import CenterCrop, Resize
 
-    timm, name = import_module("timm"), given.get("model_name") or class_path.rpartition(".")[2]
-    config = timm.models.get_pretrained_cfg(name)
+    timm, name = import_module("timm"), str(given.get("model_name") or class_path.rpartition(".")[2])
+    with described_online(name):
+        if name.startswith(("hf-hub:", "hf_hub:")):
+            settings, name, more = timm.models.load_model_config_from_hf(name[7:])
+            config, given = timm.models.PretrainedCfg(**settings), {**given, "model_name": name, **(more or {})}
+        else:
+            config = timm.models.get_pretrained_cfg(name)
     if config is None or not (config.hf_hub_id or config.url):
         return None  # timm has no weights
     settings = timm.data.resolve_data_config(pretrained_cfg=config.to_dict())
@@ -119,7 +172,11 @@ def _file_of_timm(config: Any) -> str:
 
 def _converted(timm: Any, name: str, config: Any) -> str:
     """Path of the weights of another's file under the network's own names, which timm gives them once."""
-    path = Path(torch.hub.get_dir(), "checkpoints", f"timm_{config.architecture}.{config.tag}.pt")
+    path = Path(
+        torch.hub.get_dir(),
+        "checkpoints",
+        f"timm_{config.architecture}.{config.tag or str(config.hf_hub_id).replace('/', '_')}.pt",
+    )
     if not path.is_file():
         file = _file_of_timm(config)
         try:

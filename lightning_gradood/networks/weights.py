@@ -69,15 +69,8 @@ def load_weights(network: nn.Module, path: str | os.PathLike[str], prefix: str |
         2.0
     """
     expected, ties = network.state_dict(), _ties(network)
-    groups = _groups(Path(path))
+    groups, fits = _fits(network, path, prefix)
     below = (prefix or "").strip(".")
-    if below:
-        groups = {below: _below(groups, below, path)}
-    fits = [
-        _compare(expected, ties, tensors, group, start)
-        for group, tensors in groups.items()
-        for start in _starts(tensors, expected, everywhere=not below)
-    ]
     whole = list[_Fit]()
     for fit in fits:
         if (not fit.differences or fit.is_beside(fits)) and not any(fit.is_copy_of(other) for other in whole):
@@ -107,6 +100,28 @@ def load_weights(network: nn.Module, path: str | os.PathLike[str], prefix: str |
         return []
     choice = f"The weights are those under {fit.name} in {path}, the only ones there that fit;"
     return [f"{choice} --model.weights_prefix names others."]
+
+
+def outputs_in(path: str | os.PathLike[str], network: nn.Module, prefix: str | None = None) -> int | None:
+    """Number of outputs of a network whose weights a file holds, if `network` has another one and differs in nothing else."""
+    expected = network.state_dict()
+    fit = min(_fits(network, path, prefix)[1], key=lambda fit: fit.differences)
+    sizes = {(len(expected[name]), len(fit.found[name])) for name in fit.reshaped}
+    alike = all(fit.found[name].shape[1:] == expected[name].shape[1:] for name in fit.reshaped)
+    return sizes.pop()[1] if len(sizes) == 1 and alike and not (fit.missing or fit.unexpected) else None
+
+
+def _fits(
+    network: nn.Module, path: str | os.PathLike[str], prefix: str | None
+) -> tuple[dict[str, dict[str, Tensor]], list["_Fit"]]:
+    """Groups of tensors in a file, and each reading of their names."""
+    expected, ties, groups = network.state_dict(), _ties(network), _groups(Path(path))
+    if below := (prefix or "").strip("."):
+        groups = {below: _below(groups, below, path)}
+    starts = {group: _starts(tensors, expected, everywhere=not below) for group, tensors in groups.items()}
+    return groups, [
+        _compare(expected, ties, groups[group], group, start) for group in starts for start in starts[group]
+    ]
 
 
 class _LeftOut:

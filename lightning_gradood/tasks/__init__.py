@@ -10,11 +10,17 @@
 """
 
 from lightning_gradood.networks import MLPSettings
-from lightning_gradood.tasks.classification import ClassificationTask, Normalization, OneCycle, check_network
+from lightning_gradood.tasks.classification import (
+    IMAGENET,
+    ClassificationTask,
+    Normalization,
+    OneCycle,
+    check_network,
+)
 from lightning_gradood.tasks.detection import DetectionTask, Member, Trained, train_detection
 from lightning_gradood.tasks.resuming import ResumeCheckpoint
 
 __all__ = [
-    "ClassificationTask", "DetectionTask", "MLPSettings", "Member", "Normalization", "OneCycle", "ResumeCheckpoint",
-    "Trained", "check_network", "train_detection",
+    "IMAGENET", "ClassificationTask", "DetectionTask", "MLPSettings", "Member", "Normalization", "OneCycle",
+    "ResumeCheckpoint", "Trained", "check_network", "train_detection",
 ]  # fmt: skip

@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from lightning.pytorch import LightningModule
@@ -105,6 +105,10 @@ class Normalization:
     std: list[float]
 
 
+IMAGENET = Normalization([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+"""Statistics that most networks for photographs are trained with."""
+
+
 def sgd(parameters: Any) -> Optimizer:
     """SGD with Nesterov momentum .9, learning rate .1 and weight decay 5e-4."""
     return torch.optim.SGD(parameters, lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4)
@@ -132,8 +136,9 @@ class ClassificationTask(LightningModule):
 
     Args:
         network: images in, logits [N, classes] out; any `nn.Module` or a function that returns one.
-        normalize: channel statistics applied inside the network, in Python also as a dict, or null for a network that
-            normalises by itself.
+        normalize: channel statistics applied inside the network, in Python also as a dict; null for a network that
+            normalises by itself; `as_trained` for those that torchvision, timm or Hugging Face name for the network of an
+            experiment file, ImageNet's for others.
         weights: file with initial weights of the plain network (state dict, Lightning checkpoint or safetensors).
         weights_prefix: what the names of the network's tensors start with in a file that holds several networks, such
             as `student` or `model_ema`.
@@ -147,7 +152,7 @@ class ClassificationTask(LightningModule):
     def __init__(
         self,
         network: nn.Module,
-        normalize: Normalization | None = None,
+        normalize: Normalization | Literal["as_trained"] | None = None,
         weights: str | None = None,
         weights_prefix: str | None = None,
         optimizer: OptimizerCallable = sgd,
@@ -157,6 +162,8 @@ class ClassificationTask(LightningModule):
         outputs: Outputs = "logits",
     ) -> None:
         super().__init__()
+        if normalize == "as_trained":
+            normalize = IMAGENET
         if isinstance(normalize, Mapping):  # as in experiment files
             normalize = Normalization(**normalize)
         self.network, self.outputs = classifier(network, vars(normalize) if normalize else None, outputs), outputs

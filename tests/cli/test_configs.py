@@ -67,8 +67,8 @@ def test_what_is_missing_is_named_before_training_with_where_and_how_to_get_it(
         return message
 
     message = missing("cifar_resnet", "data", "Unpack `cifar-10-python.tar.gz` there")
-    assert message.startswith("`dataset` should find its files in `")
-    assert "Got `dataset = CIFAR10(" in message
+    assert message.startswith("`data.train` should find its files in `")
+    assert "Got `data.train = CIFAR10(" in message
     assert "no network here" in message
     assert message.endswith("`configs/digits.yaml` needs no download.")
     missing("svhn_resnet", "data/svhn", "Put `train_32x32.mat` and `test_32x32.mat` there")

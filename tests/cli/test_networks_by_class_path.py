@@ -9,11 +9,16 @@ import torch
 import torchvision.models
 import yaml
 from bad_inputs import write_images
+from parsed import verdict
 from tiny import FILE, called, refused, results
 
 from lightning_gradood.cli import main
-from lightning_gradood.core import Refusal
+from lightning_gradood.cli.defaults import resolve_network
+from lightning_gradood.cli.parsing import of_former_network, readable_signatures
+from lightning_gradood.core import Refusal, shipped_files
 from lightning_gradood.guard import Guard
+from lightning_gradood.networks import CifarResNet
+from lightning_gradood.tasks import IMAGENET
 
 MODULE = '''
 import torch
@@ -105,6 +110,60 @@ def test_a_name_with_weights_on_disk_brings_its_images(monkeypatch, capsys):
         "RGB", "Resize", "CenterCrop",
     ]  # fmt: skip
     assert (run / "predictions.parquet").is_file()
+
+
+RESNET = ["--model.network", "lightning_gradood.networks.CifarResNet", "--model.network.blocks_per_stage", "1"]
+SQUEEZENET = "torchvision.models.squeezenet1_1"
+NAMED = [  # words, class of the network, its number of classes, the transform
+    (["--model.network", SQUEEZENET, "--model.weights", "five.pt"], SQUEEZENET, 5, ["RGB", "Resize", "CenterCrop"]),
+    (["--model.network", SQUEEZENET, "--model.weights", "DEFAULT"], SQUEEZENET, 1000, ["RGB", "Resize", "CenterCrop"]),
+    (["--model.network", "torchvision.models.get_model", "--model.network.name", "squeezenet1_1",
+      "--model.network.weights", "DEFAULT"], SQUEEZENET, 1000, ["RGB", "Resize", "CenterCrop"]),
+    ([*RESNET, "--model.weights", "three.pt"], RESNET[1], 3, 32),
+    ([*RESNET, "--model.network.num_classes", "4"], RESNET[1], 4, 32),
+    (["--model.network", "people.Found", "--model.network.classes", "3", "--model.network.saturated", "false"],
+     "people.Found", None, 224),
+    (["--data.transform.size", "64"], "lightning_gradood.networks.resnet18", 10, 64),
+]  # fmt: skip
+
+
+def test_outputs_follow_from_the_weights_images_from_the_network_and_what_the_file_says_of_another_goes(monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", "hub")
+    Path("hub/hub/checkpoints").mkdir(parents=True)
+    Path("hub/hub/checkpoints/squeezenet1_1-b8a52dc0.pth").touch()
+    torch.save(torchvision.models.squeezenet1_1(num_classes=5).state_dict(), "five.pt")
+    torch.save(CifarResNet(1, 3).state_dict(), "three.pt")
+    folders = str(shipped_files("configs")["folders"])
+    for words, network, classes, transform in NAMED:
+        with readable_signatures(words):
+            found = verdict(*words, verb="detect", file=folders)
+        resolve_network(found, False, of_former_network(["detect", "--config", folders, *words]))
+        model, made = found.model.init_args, found.data.init_args.transform.init_args
+        assert (model.network.class_path, model.network.init_args.get("num_classes")) == (network, classes), words
+        assert model.normalize.mean == IMAGENET.mean
+        steps = [one.class_path.rpartition(".")[2] for one in made.get("transforms", [])]
+        assert (steps or made.size) == transform, words
+    words = ["--model.normalize", "null", "--data.transform", "null"]
+    found = verdict(*words, verb="detect", file=folders)
+    resolve_network(found, False)
+    assert (found.model.init_args.normalize, found.data.init_args.transform) == (None, None)
+    source = [
+        "--data.normal",
+        "torchvision.datasets.FakeData",
+        "--data.normal.size",
+        "9",
+        "--model.network",
+        "hf:small",
+    ]
+    found = verdict(*source, verb="detect", file=folders)
+    assert found.data.init_args.normal.init_args.size == 9
+    assert found.model.init_args.network.init_args.pretrained_model_name_or_path == "small"
+
+
+def test_a_constructor_that_finds_no_file_or_no_connection_is_one_sentence(capsys, module):
+    module("afar", "def network(classes: int):\n    raise OSError('no connection')\n")
+    words = ["--model.network", "afar.network", "--model.network.classes", "3"]
+    assert "Got OSError: no connection. " in refused(["fit", *FILE, *words], capsys)
 
 
 @pytest.mark.filterwarnings("ignore:The network returns a dict")

@@ -24,6 +24,8 @@ MISSPELT = [
     (["--model.network", "resnet18"], "Did you mean `lightning_gradood.networks.resnet18`?"),
     (["--model.network", "lightning_gradod.resnet18"], "`model.network`: No module named 'lightning_gradod'"),
     (["--data.perturbations.attacks={a: {class_path: FSGM}}"], "there is no class called FSGM. Did you mean `FGSM`?"),
+    (["--data.normal", "torchvision.datasets.CIFAR10", "--data.normal.rot", "x"], "`data.normal` should hold only keys"),
+    (["--model.network", "timn.create_model"], "No module named 'timn'; correct the name, or python -m pip install timn"),
     (["stray"], "unrecognized arguments: stray."),
 ]  # fmt: skip
 OUT_OF_RANGE = {
@@ -48,6 +50,10 @@ IN_A_FILE = [
     ("model: null", "the following arguments are required: fit.model."),
     ("model: {init_args: {network: {init_args: {num_classes: null}}}}", "`model.network.num_classes`: Not of type Pos"),
     ("detection: {mlp: null}", "`detection.mlp` should hold settings. Got `detection.mlp = None`."),
+    *(
+        (f"data: {{init_args: {{{one}: null}}}}", f"Got `data.{one} = None`. L")
+        for one in ("split", "limits", "perturbations")
+    ),
     ("trainer: null", "`trainer` should hold settings. Got `trainer = None`. Leave it out for the defaults."),
     ("cache_dir: null", "`cache_dir`: Not of type NotEmptyStr: "),
 ]

@@ -115,7 +115,10 @@ def test_a_refusal_keeps_its_own_words_only_from_a_worker_too(settings, tmp_path
     workers = {"limits": Limits(memory_gib=0), "num_workers": 2}
     (tmp_path / "near" / "005.png").write_bytes(b"")
     for more in ({}, workers):
-        with pytest.raises(Refusal, match=r"^`\S+005\.png` should be a readable image\. Got: it is no image\.$"):
+        with pytest.raises(
+            Refusal,
+            match=r"^`\S+005\.png` should be a readable image\. Got: it is no image\. Of 9 .* 1 cannot be read: 005.png\. Rem",
+        ):
             trainer().predict(Watcher(), ImageDataModule(**settings, **more))
     Image.new("RGB", (9, 9)).save(tmp_path / "near" / "005.png")
     with pytest.raises(Refusal, match=r"^`near` should hold images of one shape, .*with size \[32, 32\]\.$"):

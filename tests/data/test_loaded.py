@@ -11,6 +11,7 @@ from torchvision.transforms import v2
 
 from lightning_gradood.core import Refusal
 from lightning_gradood.data import (
+    CentreSquare,
     FolderSource,
     Limits,
     Listing,
@@ -152,3 +153,27 @@ def test_augmentation_gives_each_image_a_window_of_its_padded_self():
     assert 400 < mirrored.sum() < 600
     assert torch.equal(results[~mirrored], images[~mirrored])
     assert torch.equal(RandomCropFlip(padding=0, flip=False)(images), images)
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_images_that_cannot_be_read_are_listed_or_left_out_and_transparent_ones_are_counted(root, in_memory, said):
+    Image.new("RGBA", (8, 8)).save(Path(root, "b", "000.png"))
+    for name in ("a/000.png", "b/003.png"):  # the first of all sets the shape of others
+        Path(root, name).write_bytes(b"")
+    limits = Limits(memory_gib=int(in_memory))
+    with pytest.raises(Refusal, match=r"a/000.png` should be .* Of 7 .* 2 cannot be read: a/000.png, b/003.png\. R"):
+        open_source("normal", root, limits=limits)
+    left = open_source("normal", root, limits=limits, skip=True)
+    assert (len(left.ids), left.images(range(5)).shape) == (5, (5, 3, 8, 8))
+    assert said[0] == "normal: 2 of 7 images cannot be read and are left out: a/000.png, b/003.png."
+    assert [line.partition(";")[0] for line in said[1:]] == ["normal: 1 of 5 images are transparent"] * in_memory
+
+
+def test_a_square_is_cut_from_the_middle():
+    wide = Image.new("RGB", (12, 4))
+    wide.paste("red", (4, 0, 8, 4))
+    for picture in (wide, v2.functional.pil_to_tensor(wide)):
+        found = CentreSquare(2)(picture)
+        found = found if isinstance(found, torch.Tensor) else v2.functional.pil_to_tensor(found)
+        assert found.shape == (3, 2, 2)
+        assert found[0].min() > 200

@@ -14,7 +14,7 @@ from sklearn.datasets import load_digits, load_sample_image
 from torch.utils.data import Dataset
 from torchvision.datasets import SVHN, ImageFolder
 
-from lightning_gradood.core import Refusal
+from lightning_gradood.core import TRANSPARENT, Refusal
 from lightning_gradood.data import DatasetSource, DigitsSource, FolderSource, PhotoPatches
 
 
@@ -74,6 +74,7 @@ def test_images_may_be_grey_colour_or_tensors_alone_or_in_a_tuple():
     assert (source.open().keys[0], source.open().keys[-1], source.open().classes) == ("00", "10", ["cat", "dog"])
     listing = listed([(GREY, 0), [COLOUR, 1], (CLEAR, 2, "more"), tensor, (tensor,)])
     assert [listing.read(row).mode for row in range(3)] == ["L", "RGB", "RGB"]
+    assert [listing.read(row).info.get(TRANSPARENT) for row in range(3)] == [None, None, True]
     assert listing.read(3) is tensor
     assert listing.labels == [0, 1, 2, -1, -1]
     same = listed([COLOUR, COLOUR.copy(), Image.new("RGB", (4, 4), "red")])
@@ -110,9 +111,14 @@ def test_whatever_a_data_set_raises_when_it_is_built_or_read_is_a_refusal(tmp_pa
         *(
             (
                 DatasetSource(raising(error)).open,
-                f"Got `dataset = build()`: {type(error).__name__}: .*Put its files there; ",
+                f"Got `dataset = build()`: {type(error).__name__}: {words}; ",
             )
-            for error in (KeyError("a"), AssertionError("b"), urllib.error.URLError("no network"), ImportError("lmdb"))
+            for error, words in (
+                (KeyError("a"), ".*Put its files there"),
+                (AssertionError("b"), ".*Put its files there"),
+                (urllib.error.URLError("no network"), "the download failed: .*no network.*Put its files there"),
+                (ImportError("lmdb", name="lmdb"), ".*Install what it needs: `python -m pip install lmdb`"),
+            )
         ),
         (lambda: truncated.read(1), "readable image for every row. Got `Items` failing in row 1: truncated"),
         (lambda: listed([Image.new("F", (4, 4))]).read(0), "`Items[0]` should be an image with 8 bits a channel"),
