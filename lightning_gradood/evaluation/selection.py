@@ -95,7 +95,7 @@ def best_calibrated(
     test = datasets.records[NORMAL].where(split="test")
     scores = score_in_blocks(best.fitted, test)
     return replace(
-        best, metrics=_tested(best, datasets, tested, scores, settings), classes=_by_class(best, test, scores)
+        best, metrics=_tested(best, datasets, tested, scores, settings.resamples), classes=_by_class(best, test, scores)
     )
 
 
@@ -142,17 +142,13 @@ def _calibrated(
 
 
 def _tested(
-    chosen: Calibrated,
-    datasets: DetectionDatasets,
-    sources: Sequence[str],
-    normal: np.ndarray,
-    settings: DetectionSettings,
+    chosen: Calibrated, datasets: DetectionDatasets, sources: Sequence[str], normal: np.ndarray, resamples: int
 ) -> dict[str, dict[str, float]]:
     found = dict(chosen.metrics)
     for source in sources:
         records = datasets.of(source).where(split="test")
         test, origins = scores_of(chosen.fitted, records), records.column("origin_id")
-        low, high = auroc_interval(test.scores, test.labels, origins, settings.resamples, settings.seed)
+        low, high = auroc_interval(test.scores, test.labels, origins, resamples)
         flagged = float(np.mean(test.scores[test.labels == 1] > chosen.threshold))
         about = {"test/auroc": auroc(test.scores, test.labels), "test/auroc_low": low, "test/auroc_high": high}
         found[source] = found.get(source, {}) | about | {"test/flagged": flagged}

@@ -8,7 +8,7 @@ Examples:
     >>> from lightning_gradood.evaluation import Outcome
     >>> counts = {"test": {"normal": 50, "anomalous": 50}}
     >>> outcome = Outcome("svhn", "mlp", counts, {"test": {"auroc": 0.92}}, (0.86, 0.97), 1.0, {}, [], 0.1)
-    >>> print(console_table(printed_rows([outcome])).splitlines()[2])
+    >>> print(console_table(*printed_rows([outcome])).splitlines()[2])
     svhn    mlp       92.00  [86.0, 97.0]      -                 -
 """
 

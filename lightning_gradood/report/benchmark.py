@@ -124,11 +124,6 @@ class Call(NamedTuple):
     words: list[str]
     config: Mapping[str, Any]
 
-    @property
-    def output(self) -> Path:
-        """The file of what it prints."""
-        return self.folder.with_name(f"{self.folder.name}.txt")
-
 
 def run_benchmark(
     benchmark: Benchmark,
@@ -143,11 +138,12 @@ def run_benchmark(
     classifiers: dict[str, Any] = {}
     for number, call in enumerate(calls, start=1):
         done = is_done(call, classifiers.get(call.classifier))
-        about = "done before" if done else f"its output is in {call.output}"
+        output = call.folder.with_suffix(".txt")
+        about = "done before" if done else f"its output is in {output}"
         rank_zero_only(sys.stdout.write)(f"[{number}/{len(calls)}] {call.folder}: {about}\n")
         sys.stdout.flush()
         if not done:
-            with _into(call.output) as file:
+            with _into(output) as file:
                 file.write(f"python -m lightning_gradood {shlex.join(call.words)}\n")
                 run_verb(call.words, [ProbeCosts(), ReportCallback(figures=False)])
         classifiers.setdefault(call.classifier, Run.read(call.folder).provenance.get("network_digest"))
@@ -162,12 +158,12 @@ def _into(path: Path) -> Iterator[TextIO]:
     path.parent.mkdir(parents=True, exist_ok=True)
     loggers = map(logging.getLogger, ("lightning.pytorch", "lightning.fabric"))
     streams = {one: one.stream for log in loggers for one in log.handlers if type(one) is logging.StreamHandler}
-    with (path if getattr(rank_zero_only, "rank", 0) == 0 else Path(os.devnull)).open("a", buffering=1) as file:
+    target = path if getattr(rank_zero_only, "rank", 0) == 0 else Path(os.devnull)
+    with target.open("a", buffering=1) as file, redirect_stdout(file), redirect_stderr(file):
+        for one in streams:
+            one.setStream(file)
         try:
-            for one in streams:
-                one.setStream(file)
-            with redirect_stdout(file), redirect_stderr(file):
-                yield file
+            yield file
         finally:
             for one, stream in streams.items():
                 one.setStream(stream)
@@ -271,26 +267,22 @@ def probe_cost(probe: Probe, network: nn.Module, images: Tensor) -> dict[str, fl
 @rank_zero_only
 def _write(benchmark: Benchmark, runs: Mapping[str, Sequence[Run]], folder: Path) -> None:
     """Write the tables as Markdown, LaTeX and CSV, and the page, and print mean AUROCs."""
-    rows, means = dict[tuple[str, str], Row](), list[Row]()
+    rows, means = dict[tuple[str, str], Row](), dict[tuple[str, str], Row]()
     for name, found in runs.items():
-        every = {
-            one.source: one.source in run.provenance.get("perturbations", {}) for run in found for one in run.outcomes
-        }
-        for perturbed, kind in ((True, "perturbed"), (False, "other images")):
-            if chosen := [source for source, one in every.items() if one == perturbed]:
-                means.append(Row(name, ("", ""), kind, perturbed, {}, chosen))
-                for run in found:
-                    means[-1].add(run)
         for run in found:
             made = run.provenance.get("perturbations", {})
             single = {one.source: [one.source] for one in run.outcomes}
             for source, members in {**single, **run.groups}.items():
                 row = benchmark.experiments[name].row(source, {*members} <= {*made}, members)
                 rows.setdefault((name, source), row).add(run)
-    both = table_1([*rows.values()]), table_2([*rows.values()], benchmark.tables)
+            for kind, perturbed in (("perturbed", True), ("other images", False)):
+                if members := [source for source in single if (source in made) == perturbed]:
+                    row = benchmark.experiments[name].row(f"{name}\n{kind}", perturbed, members)
+                    means.setdefault((name, kind), row).add(run)
+    both, mean = (table_1([*rows.values()]), table_2([*rows.values()], benchmark.tables)), overview([*means.values()])
     tables = [table for table in both if table.lines]
     first = {name: found[0] for name, found in runs.items()}
-    contents = {PAGE: benchmark_page(folder.name, benchmark.seeds, first, overview(means), tables, benchmark.tables)}
+    contents = {PAGE: benchmark_page(folder.name, benchmark.seeds, first, mean, tables, benchmark.tables)}
     for table in tables:
         contents |= {f"{table.name}.md": table.markdown, f"{table.name}.tex": table.latex}
     for name, text in contents.items():
@@ -298,6 +290,6 @@ def _write(benchmark: Benchmark, runs: Mapping[str, Sequence[Run]], folder: Path
             file.write(text.encode())
     write_rows(csv_rows(tables), CSV_COLUMNS, folder / "tables.csv", "--run_dir")
     sys.stdout.write(
-        f"\n{overview(means).text()}\nMean AUROC over sources in %, ± standard deviation over seeds and checkpoints.\n"
+        f"\n{mean.text()}\nMean AUROC over sources in %, ± standard deviation over seeds and checkpoints.\n"
         f"By source, with the paper's numbers: {', '.join(f'{table.name}.md' for table in tables)} and {PAGE} in {folder}\n"
     )

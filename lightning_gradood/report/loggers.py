@@ -23,7 +23,7 @@ from PIL import Image
 from lightning_gradood.core import CONFIG, Refusal, atomic_write, going_on_without, say
 from lightning_gradood.records import NORMAL, read_columns
 from lightning_gradood.report.figures import ReportSettings, draw_figures
-from lightning_gradood.report.pages import accuracy_warning, findings, run_page
+from lightning_gradood.report.pages import accuracy_warning, findings, printed, run_page
 from lightning_gradood.report.run import (
     CURVES,
     PAGE,
@@ -34,7 +34,7 @@ from lightning_gradood.report.run import (
     Run,
     curve_rows,
 )
-from lightning_gradood.report.tables import by_detector, detection_scalars
+from lightning_gradood.report.tables import by_detector, console_table, detection_scalars, matrices
 
 PROJECT = "lightning_gradood"  # W&B's, where neither the logger nor `WANDB_PROJECT` names one
 FINISH_SECONDS = (
@@ -61,7 +61,8 @@ class ReportCallback(Callback):
     def on_detect_end(self, trainer: pl.Trainer, run: Run) -> None:
         """Tell what the run has found."""
         about = "".join(f"{sentence}\n" for sentence in findings(run))
-        table = ("\n" if about else "") + run.table(self.settings.table == "full")
+        table = console_table(*printed(run), matrices(run.outcomes), self.settings.table == "full")
+        table = ("\n" if about else "") + table
         sys.stdout.write(f"\n{about}{table}\n\nResults and figures: {run.folder}\n")
         pictures = draw_figures(run, self.settings) if self.figures else {}
         with going_on_without("the page"), atomic_write(run.folder / PAGE) as file:

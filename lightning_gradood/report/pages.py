@@ -13,13 +13,15 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 from PIL import Image
 
+from lightning_gradood.data import BUILT_IN
 from lightning_gradood.records import NORMAL
 from lightning_gradood.report.figures import draw_figures, drawings, figure_bytes, first_layer_figure
 from lightning_gradood.report.paper_tables import NOTE, PaperTable, TableSettings
-from lightning_gradood.report.run import Run
+from lightning_gradood.report.run import LEADERBOARD, Run
 from lightning_gradood.report.score_figures import auroc_bars, roc_curves
 from lightning_gradood.report.tables import (
     ABSENT,
+    DEFINITIONS,
     FAILED,
     MEAN,
     TEXT,
@@ -32,6 +34,7 @@ from lightning_gradood.report.tables import (
     matrices,
     not_transferred,
     percent,
+    printed_rows,
 )
 
 _AUDIT, _EASY = "image_statistics", 0.9  # the detector that asks for nothing but pixels, and the AUROC that is told of
@@ -45,14 +48,10 @@ def render(template: str, **values: Any) -> str:
     jinja.filters["base64"] = lambda png: base64.b64encode(png).decode()
     jinja.filters["webp"] = _webp
     jinja.filters["code"] = lambda text: Markup(re.sub("`([^`]*)`", r"<code>\1</code>", str(escape(text))))
-    page, headings = jinja.get_template(template).render(values), list[str]()
-
-    def numbered(match: re.Match[str]) -> str:
-        headings.append(f'<a href="#{len(headings)}">{match[1]}</a>')
-        return f'<h2 id="{len(headings) - 1}">{match[1]}</h2>'
-
-    page = re.sub("<h2>(.*?)</h2>", numbered, page)
-    return page.replace("</h1>", f"</h1>\n<nav>{' '.join(headings)}</nav>", 1) if len(headings) > 1 else page
+    start, *parts = re.split("<h2>(.*?)</h2>", jinja.get_template(template).render(values))
+    links = " ".join(f'<a href="#{place}">{heading}</a>' for place, heading in enumerate(parts[::2]))
+    bodies = [f'<h2 id="{place}">{one}</h2>{parts[2 * place + 1]}' for place, one in enumerate(parts[::2])]
+    return "".join([start.replace("</h1>", f"</h1>\n<nav>{links}</nav>"), *bodies])
 
 
 def _webp(png: bytes) -> str:
@@ -67,16 +66,23 @@ def run_page(run: Run, pictures: Mapping[str, bytes]) -> str:
     return render("run.html.jinja", title=run.experiment, told=_told(run, pictures))
 
 
+def printed(run: Run) -> tuple[list[dict[str, str]], list[str]]:
+    """A run's `printed_rows`, where no anomalies are known the guard's detector first."""
+    rate = run.config.get("detection.false_positive_rate") or run.guard.false_positive_rate or 0.05
+    first = run.guard.detector if all(one.source.startswith(BUILT_IN) for one in run.outcomes) else ""
+    return printed_rows(run.scored, run.failures, run.groups, run.config.get(LEADERBOARD), rate, first)
+
+
 def _told(run: Run, pictures: Mapping[str, bytes]) -> dict[str, Any]:
     """All that a page tells of a run, by the names that the templates use."""
-    rows, notes, more = run.printed
+    rows, notes = printed(run)
     tested = {outcome.source for outcome in run.outcomes}  # outliers used only for training are left out
     made = {name: one for name, one in run.provenance.get("perturbations", {}).items() if name in tested}
     return {
         "run": run,
         "findings": findings(run),
         "results": _results(rows),
-        "notes": [*notes, *more],
+        "notes": [*notes, *DEFINITIONS],
         "matrices": matrices(run.outcomes),
         "perturbations": made,
         "pictures": pictures,
@@ -131,9 +137,8 @@ def accuracy_warning(about: Mapping[str, Any]) -> str:
 
 
 def _results(rows: Sequence[Mapping[str, str]]) -> Table:
-    """The printed table by source, the best AUROC of each in bold; empty columns are left out."""
-    heads, lines = [head for head in rows[0] if any(row[head] != ABSENT for row in rows)], []
-    heads.sort(key=lambda head: head.startswith("n "))  # numbers of images last
+    """The printed table by source, the best AUROC of each in bold."""
+    heads, lines = list(rows[0]), []
     for source in dict.fromkeys(row["source"] for row in rows if row["source"] != MEAN) | {MEAN: None}:
         group = [row for row in rows if row["source"] == source]
         numbers = [row["AUROC"] for row in group if row["AUROC"] not in (ABSENT, FAILED)]

@@ -28,6 +28,7 @@ METRICS = {  # the paper's columns: their titles, and ours; it does not say whic
 }
 METHODS = ("baseline", "odin", "lid", "mahalanobis_v", "mahalanobis_p", "mahalanobis_fe", "mahalanobis_p_fe", "energy")
 OURS = "mlp_all_ones"  # the paper's own method
+_ORDER = (*METHODS, OURS, "mlp")
 AUDIT = "image_statistics"  # a baseline that reads no network; never counted as best
 NOTE = (
     "Mean ± standard deviation over seeds and checkpoints, in %; best of each column in bold; [the paper's number, on its own "
@@ -148,7 +149,7 @@ class PaperTable:
         for (*above, source), numbers in self.lines:
             found.setdefault(", ".join(above), []).append((source, numbers))
         return {
-            f"{heading}{f' ({start // _MOST + 1})' if start else ''}": by_column(lines[start : start + _MOST], _order)
+            f"{heading}{f' ({start // _MOST + 1})' if start else ''}": by_column(lines[start : start + _MOST])
             for heading, lines in found.items()
             for start in range(0, len(lines), _MOST)
         }
@@ -184,25 +185,24 @@ _LATEX = r"""\begin{table}
 """
 
 
-def by_column(lines: Sequence[tuple[str, Mapping[str, OverSeeds]]], order: Callable[[str], Any]) -> Table:
-    """A column in % for each of the named lines, and a row for each detector, sorted by its name; the best in bold."""
-    detectors = sorted({name: None for _, numbers in lines for name in numbers}, key=order)
+def by_column(
+    lines: Sequence[tuple[str, Mapping[str, OverSeeds]]],
+    order: Callable[[str], float] = lambda name: [*_ORDER, name].index(name),
+) -> Table:
+    """A column in % for each of the named lines, and a row for each detector, sorted, the audit last; the best in bold."""
+    names = dict.fromkeys(name for _, numbers in lines for name in numbers)
+    detectors = sorted(names, key=lambda name: (name == AUDIT, order(name)))
     rows: list[list[str | Cell]] = [
         [name, *(_cell(numbers.get(name), name in best_of(numbers)) for _, numbers in lines)] for name in detectors
     ]
     return Table(["detector", *(name for name, _ in lines)], rows)
 
 
-def _order(detector: str) -> tuple[int, bool]:
-    paper = [*METHODS, OURS, "mlp"]
-    return paper.index(detector) if detector in paper else len(paper), detector == AUDIT
-
-
 def overview(rows: Sequence[Row]) -> Table:
-    """Mean AUROC over the sources of each row, the best detector of all rows first, the audit last."""
-    lines = [(f"{row.model}\n{row.source}", row.numbers("auroc", {})) for row in rows]
+    """Mean AUROC over the sources of each row, the best detector of all rows first."""
+    lines = [(row.source, row.numbers("auroc", {})) for row in rows]
     found = {name: [numbers[name].mean for _, numbers in lines if name in numbers] for _, one in lines for name in one}
-    return by_column(lines, lambda name: (name == AUDIT, -statistics.fmean(found[name])))
+    return by_column(lines, lambda name: -statistics.fmean(found[name]))
 
 
 def table_1(rows: Sequence[Row]) -> PaperTable:

@@ -16,23 +16,10 @@ from typing import Any
 import numpy as np
 
 from lightning_gradood.core import CONFIG, Refusal, atomic_write, read_json, read_yaml
-from lightning_gradood.data import BUILT_IN
 from lightning_gradood.evaluation import FLAGGED, Failure, Outcome, SplitScores
 from lightning_gradood.metrics import binomial_interval
 from lightning_gradood.records import read_columns, write_rows
-from lightning_gradood.report.tables import (
-    ABSENT,
-    FAILED,
-    Printed,
-    Table,
-    brackets,
-    console_table,
-    matrices,
-    not_transferred,
-    outcome_numbers,
-    percent,
-    printed_rows,
-)
+from lightning_gradood.report.tables import FAILED, Table, brackets, not_transferred, outcome_numbers, percent
 
 RESULTS, SCORES, CURVES = "results.parquet", "scores.parquet", "curves.parquet"
 GUARD_SCORES, SAMPLES = "guard_scores.parquet", "samples"
@@ -111,8 +98,11 @@ def curve_rows(outcomes: Iterable[Outcome]) -> list[tuple[int, dict[str, float]]
     return sorted(rows.items())
 
 
-_ENDS = ("test/auroc_low", "test/auroc_high")
 _BOTH = ("common", "own")  # thresholds, see `evaluation.Calibrated.classes`
+
+
+def _interval(metrics: Mapping[str, float]) -> list[float]:
+    return [metrics.get(f"test/auroc_{end}", math.nan) for end in ("low", "high")]
 
 
 @dataclass(frozen=True)
@@ -143,25 +133,26 @@ class GuardSummary:
     @property
     def table(self) -> Table:
         """AUROC and share flagged of each source on `test`, and the share of normal images flagged."""
-        tested = {name: one for name, one in self.metrics.items() if "test/flagged" in one}
-        intervals = [brackets(*(one[end] for end in _ENDS)) if _ENDS[0] in one else ABSENT for one in tested.values()]
         rows = [
-            [name, percent(one.get("test/auroc")), interval, f"{100 * one['test/flagged']:.1f}"]
-            for (name, one), interval in zip(tested.items(), intervals, strict=True)
+            [name, percent(one.get("test/auroc")), brackets(*_interval(one)), f"{100 * one['test/flagged']:.1f}"]
+            for name, one in self.metrics.items()
+            if "test/flagged" in one
         ]
         return Table([self.heading, "AUROC", "95 % interval", "flagged, %"], rows)
 
     @property
     def warning(self) -> str:
         """Warn of a guard that is not clearly better than chance, by mean AUROC and interval; empty for a better one."""
-        tested = [[one[end] for end in ("test/auroc", *_ENDS)] for one in self.metrics.values() if _ENDS[0] in one]
-        mean, low, high = np.mean(tested, axis=0) if tested else (1.0, 1.0, 1.0)
-        if low > 0.5:
-            return ""
+        tested = [[one["test/auroc"], *_interval(one)] for one in self.metrics.values() if "test/auroc" in one]
+        mean, low, high = np.mean(tested, axis=0) if tested else [math.nan] * 3
         return (
-            f"Warning: the guard is not clearly better than chance, which has an AUROC of 50 %: {percent(mean)} % "
-            f"{brackets(low, high)}, mean over {len(tested)} sources of `test`. Try other detectors (--detection.preset "
-            "no_anomalies), other label designs, or a more accurate classifier, before you use it."
+            ""
+            if not low <= 0.5
+            else (
+                f"Warning: the guard is not clearly better than chance: its mean AUROC on `test` is {percent(mean)} % "
+                f"{brackets(low, high)}, that of chance 50 %. Try other detectors (--detection.preset no_anomalies), other label "
+                "designs, or a more accurate classifier before you use it."
+            )
         )
 
     @property
@@ -181,8 +172,7 @@ class GuardSummary:
         use = "It is in memory; `save` writes it to a folder."
         if self.saved:
             use = f"It scores any image:\n  {self.command(folder)}"
-        warning = f"{self.warning}\n\n" if self.warning else ""
-        return f"Guard: {self.sentence}\n\n{self.table.text()}\n\n{warning}{use}"
+        return "\n\n".join(filter(None, [f"Guard: {self.sentence}", self.table.text(), self.warning, use]))
 
 
 @dataclass(frozen=True)
@@ -247,18 +237,6 @@ class Run:
     def groups(self) -> Mapping[str, Sequence[str]]:
         """Anomaly sources by group."""
         return dict(self.provenance.get("groups", {}))
-
-    @cached_property
-    def printed(self) -> Printed:
-        """The results by source and detector as text, where no anomalies are known the guard's detector first."""
-        made = all(one.source.startswith(BUILT_IN) for one in self.outcomes)
-        rate = self.config.get("detection.false_positive_rate") or self.guard.false_positive_rate or 0.05
-        first = self.guard.detector if made else ""
-        return printed_rows(self.scored, self.failures, self.groups, self.config.get(LEADERBOARD), rate, first)
-
-    def table(self, full: bool = False) -> str:
-        """The results as plain text, by default in 100 columns."""
-        return console_table(self.printed, matrices(self.outcomes), full)
 
     @cached_property
     def arrays(self) -> dict[str, Any]:

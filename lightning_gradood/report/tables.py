@@ -52,8 +52,8 @@ def percent(value: float | None) -> str:
 
 
 def brackets(low: float, high: float) -> str:
-    """Write an interval of shares in [0, 1] in %, with one decimal."""
-    return f"[{100 * low:.1f}, {100 * high:.1f}]"
+    """Write an interval of shares in [0, 1] in %, with one decimal, `-` if there is none."""
+    return ABSENT if math.isnan(low) else f"[{100 * low:.1f}, {100 * high:.1f}]"
 
 
 def by_detector(outcomes: Iterable[Outcome]) -> dict[str, list[Outcome]]:
@@ -174,23 +174,16 @@ _COLUMNS = {  # of the full table alone, to metrics of `test`
 }
 TEXT = ("source", "detector", "trained on")  # columns of words
 _SHIFTED, _ALARMS, _OPENOOD = "full spectrum", "flagged (normal)", "OpenOOD"
-_SHORT = ("source", "detector", "trained on", "AUROC", "95 % interval", _SHIFTED, _OPENOOD, "FPR95", _ALARMS)
+_SHORT = ("source", "detector", "trained on", "AUROC", _OPENOOD, "95 % interval", _SHIFTED, "FPR95", _ALARMS)
 FAILED = "failed"  # in place of the AUROC of a detector that could not be fitted or tested
-_WIDTH = 100  # of the short table's notes
-_DEFINED = [
+DEFINITIONS = [
     "n = normal+anomalous images. AUPR-in: normal is positive; AUPR-out: anomalous is. Accuracies: oracle = best balanced "
     "accuracy of any threshold; 0.5 = the MLP's own; val = threshold chosen on val.",
     "FPR(1%), FPR(5%) = share of normal test images flagged by conformal thresholds for these rates, from normal val images. "
+    "success = share of perturbed images that the classifier no longer gives their class.",
     "Intervals: bootstrap, or Newcombe's (2006) where few images are on the wrong side and a bootstrap is too narrow.",
 ]
-
-
-class Printed(NamedTuple):
-    """Test results as text by column, the `notes` that the short table needs, and `more`, which define its other columns."""
-
-    rows: list[dict[str, str]]
-    notes: list[str]
-    more: list[str]
+"""Of the columns that the full table has beside those of the short one."""
 
 
 def printed_rows(
@@ -200,12 +193,12 @@ def printed_rows(
     leaderboard: str | None = None,
     rate: float = 0.05,
     first: str = "",
-) -> Printed:
-    """Lay out the results by source and detector, the one called `first` before others; no transferred detectors.
+) -> tuple[list[dict[str, str]], list[str]]:
+    """Lay out results as text by column, and notes on them and on the short table's columns; no transferred detectors.
 
-    Failures follow; then means per detector over each group and, as source `mean`, over all of several sources. Columns
-    `trained on`, `success` and `full spectrum` are there where they say something, OpenOOD's numbers with its benchmark as
-    `leaderboard`. Images are flagged by conformal thresholds for `rate` of normal images.
+    Rows are per detector, the one called `first` before others, and source; then per failure; then means over each group
+    and, as source `mean`, over all of several sources. Columns that say nothing are left out; that of OpenOOD's numbers is
+    of its benchmark `leaderboard`. Images are flagged by conformal thresholds for `rate` of normal images.
     """
     own = by_detector(_with_flagged(one, rate) for one in not_transferred(outcomes))
     own = {name: own[name] for name in sorted(own, key=lambda name: name != first)}
@@ -227,20 +220,15 @@ def printed_rows(
         "In % on the test split. FPR95: share of the source's images that pass for normal where 95 % of normal images do. "
         f"{_ALARMS}: share of its images, and of normal ones, above the threshold for {100 * rate:.3g} % false alarms."
     )
-    more = [*_DEFINED]
-    if any(row["success"] != ABSENT for row in rows):
-        more.append("success = share of attacked or corrupted images that the classifier no longer gives their class.")
     if any(row[_SHIFTED] != ABSENT for row in rows):
         notes.append(
             f"{_SHIFTED} = AUROC where test images of the group `shifted` count as normal, as OpenOOD's fsood."
         )
-    for column in ("trained on", "success", _SHIFTED):
-        if all(row[column] in (ABSENT, row["source"]) for row in rows):
-            rows = [{name: text for name, text in row.items() if name != column} for row in rows]
-    if leaderboard:
-        rows, said = beside_leaderboard(rows, leaderboard)
-        notes += said
-    return Printed(rows, notes, more)
+    notes += _add_published(rows, leaderboard)
+    silent = [
+        name for name in rows[0] if all(row[name] in (ABSENT, row["source"]) for row in rows) and name != "source"
+    ]
+    return [{name: text for name, text in row.items() if name not in silent} for row in rows], notes
 
 
 def _with_flagged(outcome: Outcome, rate: float) -> Outcome:
@@ -263,60 +251,52 @@ def _row(
         "source": source,
         "detector": about.detector,
         "trained on": trained_on,
-        **{f"n {split}": "+".join(map(str, counts[split].values())) if split in counts else ABSENT for split in SPLITS},
-        "success": percent(test.get("attack_success")) if outcome else ABSENT,
         "AUROC": percent(test.get("auroc")),
+        _OPENOOD: ABSENT,
         "95 % interval": brackets(*outcome.auroc_interval) if outcome else ABSENT,
         _SHIFTED: percent(test.get("full_spectrum/auroc")),
         "FPR95": percent(test.get("fpr95_in")),
         _ALARMS: f"{100 * test['flagged']:.1f} ({100 * test['normal_flagged']:.1f})" if "flagged" in test else ABSENT,
         **{column: percent(test.get(metric)) for column, metric in _COLUMNS.items()},
+        "success": percent(test.get("attack_success")) if outcome else ABSENT,
+        **{f"n {split}": "+".join(map(str, counts[split].values())) if split in counts else ABSENT for split in SPLITS},
     }
 
 
 @cache
-def _published() -> dict[tuple[str, str], dict[str, str]]:
+def _published() -> dict[tuple[str | None, str], dict[str, str]]:
     text = (resources.files("lightning_gradood.report") / "openood_leaderboard.csv").read_text()
     return {(row["benchmark"], row["detector"]): row for row in csv.DictReader(text.splitlines())}
 
 
-def beside_leaderboard(rows: Sequence[Mapping[str, str]], benchmark: str) -> tuple[list[dict[str, str]], list[str]]:
-    """Add a column with OpenOOD's published AUROCs behind `AUROC`, and notes of their source, date and of doubts.
-
-    Args:
-        rows: of the printed table, text by column; those of the groups `near` and `far` have a number there.
-        benchmark: `cifar10`, `cifar100`, `imagenet200` or `imagenet`.
-    """
-    shown, sources, doubts, network = list[dict[str, str]](), dict[str, None](), dict[str, None](), ""
+def _add_published(rows: Sequence[dict[str, str]], benchmark: str | None) -> list[str]:
+    """Add OpenOOD's published AUROCs to the rows of the groups `near` and `far`; returns their source, and doubts."""
+    places, doubts = dict[str, None](), dict[str, None]()
     for row in rows:
-        group, number = row["source"], ABSENT
-        found = _published().get((benchmark, row["detector"])) if group in ("near", "far") else None
-        if found:
-            number, network = found[group], found["network"]
-            sources[f"{found['source']} of {found['date']}"] = None
-            if found["disputed"].startswith(f"{group}:"):
-                number += " (disputed)"
-                doubts[f"Disputed: {found['postprocessor']}, {found['disputed']}."] = None
-        items = list(row.items())
-        place = list(row).index("AUROC") + 1
-        shown.append(dict([*items[:place], (_OPENOOD, number), *items[place:]]))
-    if not sources:
-        return [dict(row) for row in rows], []
-    note = (
-        f"{_OPENOOD} = AUROC of its leaderboard, cross-entropy training of a {network} (github.com/zjysteven/OpenOOD, branch "
-        f"leaderboard, {', '.join(sources)}); ± over three trainings."
-    )
-    return shown, [note, *doubts]
+        group, found = row["source"], _published().get((benchmark, row["detector"]))
+        if found and group in ("near", "far"):
+            disputed = found["disputed"].startswith(f"{group}:")
+            row[_OPENOOD] = found[group] + " (disputed)" * disputed
+            places[f"a {found['network']} ({found['source']} of {found['date']})"] = None
+            doubts |= {f"Disputed: {found['postprocessor']}, {found['disputed']}.": None} if disputed else {}
+    if not places:
+        return []
+    place = "github.com/zjysteven/OpenOOD, branch leaderboard"
+    about = f"its leaderboard ({place}), cross-entropy training of {', '.join(places)}; ± over three trainings."
+    return [f"{_OPENOOD} = AUROC of {about}", *doubts]
 
 
-def console_table(printed: Printed, matrices_below: Mapping[str, Table] = {}, full: bool = False) -> str:
-    """Lay results out as plain text of at most 100 columns for usual names, or with all columns; below them, `matrices`."""
-    rows, notes, more = printed
+def console_table(
+    rows: Sequence[Mapping[str, str]],
+    notes: Sequence[str],
+    matrices_below: Mapping[str, Table] = {},
+    full: bool = False,
+) -> str:
+    """Lay results out as plain text of at most 100 columns for usual names, or with all columns, and `matrices` below."""
     heads = [head for head in rows[0] if full or head in _SHORT]
-    if not full:
-        if all(row.get("trained on") in (None, ABSENT, NORMAL, row["source"]) for row in rows):
-            heads = [head for head in heads if head != "trained on"]
-        notes = [*notes, "All numbers: --report.table full, results.csv, and the page."]
+    if not full and all(row.get("trained on") in (None, ABSENT, NORMAL, row["source"]) for row in rows):
+        heads = [head for head in heads if head != "trained on"]
+    notes = [*notes, *(DEFINITIONS if full else ["All numbers: --report.table full, results.csv, and the page."])]
     cells: list[Any] = [heads]
     for _, group in itertools.groupby(rows, key=lambda row: row["AUROC"] != FAILED and row["95 % interval"] == ABSENT):
         cells += [SEPARATING_LINE, *([row[head] for head in heads] for row in group)]
@@ -328,5 +308,4 @@ def console_table(printed: Printed, matrices_below: Mapping[str, Table] = {}, fu
         f"\n{name}: AUROC in %, {where}; others = mean but its own\n{matrix.text('plain')}"
         for name, matrix in matrices_below.items()
     ]
-    told = [textwrap.fill(note, _WIDTH) for note in notes] if not full else [*notes, *more]
-    return "\n".join([table, *told, *below])
+    return "\n".join([table, *(textwrap.fill(note, 100) for note in notes), *below])

@@ -214,7 +214,7 @@ def test_shifted_sources_count_as_normal_in_the_full_spectrum_of_the_others():
         labels = [*test.labels, *[0] * len(fog)]
         assert found[source] == pytest.approx(roc_auc_score(labels, [*test.scores, *fog]))
     assert found["fog"] is None
-    printed = console_table(printed_rows(outcomes))
+    printed = console_table(*printed_rows(outcomes))
     assert f"{100 * found['rain']:.2f}" in printed
     assert "full spectrum = AUROC" in printed
 

@@ -4,25 +4,21 @@ import csv
 import re
 from importlib import resources
 
-from lightning_gradood.report.tables import beside_leaderboard
+from lightning_gradood.report.tables import printed_rows
 
-
-def row(source, detector):
-    return {"source": source, "detector": detector, "AUROC": "80.00", "FPR95": "50.00"}
+from .examples import outcome
 
 
 def test_numbers_stand_beside_those_of_groups_with_source_date_and_doubts():
-    rows = [row(*pair) for pair in (("near", "baseline"), ("far", "baseline"), ("svhn", "baseline"), ("near", "mlp"))]
-    shown, (note,) = beside_leaderboard(rows, "cifar10")
-    assert [one["OpenOOD"] for one in shown] == ["88.03 ± 0.25", "90.73 ± 0.43", "-", "-"]
-    assert list(shown[0]) == ["source", "detector", "AUROC", "OpenOOD", "FPR95"]
-    assert re.search(
-        r"of a ResNet18 \(github.com/zjysteven/OpenOOD, .*results/cifar10.csv at 7874c37 of 2025-07-18\)", note
-    )
-    shown, notes = beside_leaderboard([row("near", "combood"), row("far", "combood")], "imagenet")
-    assert [one["OpenOOD"] for one in shown] == ["95.22 (disputed)", "90.24"]
-    assert notes[1] == "Disputed: CombOOD, near: OpenOOD#307."
-    assert beside_leaderboard(rows[2:], "cifar10") == (rows[2:], [])
+    names = (("near", "baseline"), ("far", "baseline"), ("svhn", "baseline"), ("near", "mlp"))
+    found = [outcome(*pair) for pair in names]
+    rows, (_, note) = printed_rows(found, leaderboard="cifar10")
+    assert [one["OpenOOD"] for one in rows[:4]] == ["88.03 ± 0.25", "90.73 ± 0.43", "-", "-"]
+    assert re.search(r"OpenOOD, .* of a ResNet18 \(results/cifar10.csv at 7874c37 of 2025-07-18\)", note)
+    rows, (_, _, doubt) = printed_rows([outcome("near", "combood"), outcome("far", "combood")], leaderboard="imagenet")
+    assert [one["OpenOOD"] for one in rows[:2]] == ["95.22 (disputed)", "90.24"]
+    assert doubt == "Disputed: CombOOD, near: OpenOOD#307."
+    assert printed_rows(found[2:], leaderboard="cifar10") == printed_rows(found[2:])
 
 
 def test_every_published_number_is_a_share_with_its_source_and_date():

@@ -10,8 +10,8 @@ from asserts import assert_refused
 from lightning_gradood.records import write_columns
 from lightning_gradood.report import GuardSummary, Run, comparison_page, comparison_text, figure_bytes, read_runs
 from lightning_gradood.report.figures import image_rows
-from lightning_gradood.report.pages import run_page
-from lightning_gradood.report.tables import compared
+from lightning_gradood.report.pages import printed, run_page
+from lightning_gradood.report.tables import DEFINITIONS, compared
 
 from .examples import SAMPLES, crossed, outcome, run, written
 
@@ -56,11 +56,11 @@ def headings(page):
 
 def test_every_number_of_the_printed_table_the_guard_and_attacks_is_on_the_page_where_there_is_one():
     found = run(guard=GUARD)
-    page, (rows, notes, more) = run_page(found, {}), found.printed
+    page, (rows, notes) = run_page(found, {}), printed(found)
     shown = words(page)
     assert len(rows) == 6
     assert [text for row in rows for text in row.values() if text not in shown] == []
-    assert [note for note in [*notes, *more] if note.replace("'", "&#39;") not in shown] == []
+    assert [note for note in [*notes, *DEFINITIONS] if note.replace("'", "&#39;") not in shown] == []
     assert "mlp , fitted on digit. It may flag 5 % of normal images." in shown
     assert "images AUROC 95 % interval flagged, % digit 91.23 [45.0, 95.0] 50.0 normal - - 2.3" in shown
     assert "with --by_class, % cat 40 20 15.00 5.00 all others 9 0 - -" in shown
