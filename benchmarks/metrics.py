@@ -13,8 +13,8 @@ import numpy as np
 from lightning_gradood.metrics import (
     CONVENTIONS,
     accuracy_at,
+    auroc_interval,
     best_balanced_threshold,
-    bootstrap_auroc,
     conventional_metrics,
     detection_metrics,
 )
@@ -49,8 +49,8 @@ def parts(count: int, resamples: int) -> dict[str, Callable[[], object]]:
         "detection_metrics": lambda: detection_metrics(scores, labels),
         "best_balanced_threshold": lambda: best_balanced_threshold(scores, labels),
         "accuracy_at": lambda: accuracy_at(scores, labels, 0.5),
-        f"bootstrap_auroc, {resamples} resamples": lambda: bootstrap_auroc(scores, labels, images, resamples),
-        f"the same, attacked versions with their images, {resamples}": lambda: bootstrap_auroc(
+        f"auroc_interval, {resamples} resamples": lambda: auroc_interval(scores, labels, images, resamples),
+        f"the same, attacked versions with their images, {resamples}": lambda: auroc_interval(
             scores, labels, origins, resamples
         ),
         **{

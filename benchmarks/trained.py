@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torchvision.transforms import v2
 
 from benchmarks.contenders import all_ones, loop
-from lightning_gradood.gradients import squared_gradient_norms, warm_up
+from lightning_gradood.gradients import squared_gradient_norms, way_taken
 
 NETWORKS: dict[str, int] = {
     "resnet18": 64, "densenet121": 64, "mobilenet_v3_small": 64, "efficientnet_b0": 64, "convnext_tiny": 64,
@@ -96,7 +96,7 @@ def compared(network: nn.Module, images: Tensor) -> str:
     together = torch.cat([in_one_batch(network, part) for part in parts])
     engine = torch.cat([squared_gradient_norms(network, part) for part in parts])
     ways = (engine, loop(network)(images), together)
-    way = "fast" if warm_up(network, images.shape) == "closed forms" else "loop"
+    way = "fast" if way_taken(network, parts[0]) == "closed forms" else "loop"
     return f"{way}   {double:.1e}   " + "   ".join(_spread(_errors(norms, truth)) for norms in ways)
 
 

@@ -41,10 +41,10 @@ WRITING = {
 }  # fmt: skip
 # Lines of a room. A commit that needs more raises the number here, and says why.
 BUDGET = {
-    "__init__": 27, "__main__": 3, "audit": 749, "cli": 2253, "core": 1723, "data": 2164, "detectors": 4078,
-    "evaluation": 1145, "extraction": 916, "fitting": 228, "gradients": 3143, "guard": 1871, "metrics": 863,
-    "networks": 1287, "perturbations": 1802, "preflight": 70, "probes": 752, "records": 644, "report": 3254,
-    "tasks": 666, "trainer": 271,
+    "__init__": 27, "__main__": 3, "audit": 749, "cli": 2253, "core": 1721, "data": 2164, "detectors": 3994,
+    "evaluation": 1145, "extraction": 916, "fitting": 228, "gradients": 3125, "guard": 1871, "metrics": 841,
+    "networks": 1287, "perturbations": 1796, "preflight": 70, "probes": 752, "records": 644, "report": 3254,
+    "tasks": 665, "trainer": 271,
 }  # fmt: skip
 
 

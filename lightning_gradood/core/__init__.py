@@ -22,9 +22,7 @@ if TYPE_CHECKING:
     from lightning_gradood.core.devices import (
         LOG_FLOOR, Portions, gathered, give_back_memory, to_float64, to_float64_device,
     )
-    from lightning_gradood.core.errors import (
-        NotFinite, Refusal, Unwritable, did_you_mean, fits, refused_as,
-    )
+    from lightning_gradood.core.errors import NotFinite, Refusal, Unwritable, did_you_mean, fits, refused_as
     from lightning_gradood.core.files import (
         Unparsable, atomic_write, check_writable, check_yaml, is_temporary, parse_json, read_json, read_text, read_yaml,
         writing_refusal, writing_refused,

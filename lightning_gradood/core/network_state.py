@@ -136,7 +136,7 @@ def _forbid_short_mantissas(stack: ExitStack) -> None:
 
 @contextmanager
 def frozen_network(network: nn.Module) -> Iterator[None]:
-    """Put `network` in eval mode with frozen parameters, as attacks and probes need it; restore each flag on leaving.
+    """Put `network` in eval mode with frozen parameters, in exact arithmetic; restore each flag on leaving.
 
     Images are cast to its dtype and logits taken out of what it returns, also where torch misreads a single image's
     layout (`OrderedBatchNorm`). The network's call refuses a single image or integers.
@@ -145,7 +145,7 @@ def frozen_network(network: nn.Module) -> Iterator[None]:
     def take_images(module: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
         return (_fitting(module, given[0]), *given[1:]) if given and isinstance(given[0], Tensor) else given
 
-    with requiring_grad(network.parameters(), False), evaluating(network), ExitStack() as stack:
+    with exact_arithmetic(), requiring_grad(network.parameters(), False), evaluating(network), ExitStack() as stack:
         if not isinstance(network, torch.jit.ScriptModule):
             stack.callback(network.register_forward_pre_hook(take_images).remove)
         with logits_out(network), OrderedBatchNorm():
@@ -173,7 +173,7 @@ def graphs_kept() -> bool:
 @contextmanager
 def reading(network: nn.Module) -> Iterator[None]:
     """Read a network in exact arithmetic, frozen in eval mode, without a graph unless `keeping_graphs` is active."""
-    with exact_arithmetic(), frozen_network(network), torch.set_grad_enabled(graphs_kept()):
+    with frozen_network(network), torch.set_grad_enabled(graphs_kept()):
         yield
 
 

@@ -32,8 +32,7 @@ over the images, and are measured on the same records:
   than what the images show.
 """
 
-from lightning_gradood.detectors.activations import ASH, DICE, SCALE, ReAct
-from lightning_gradood.detectors.adascale import AdaSCALE, PerturbedFeaturesProbe
+from lightning_gradood.detectors.activations import ASH, DICE, SCALE, AdaSCALE, PerturbedFeaturesProbe, ReAct
 from lightning_gradood.detectors.class_patterns import SHE, KLMatching
 from lightning_gradood.detectors.combined import Combined, EmpiricalTail, FittedCombined, Tuned
 from lightning_gradood.detectors.consistency import Consistency, ViewsProbe, ViewsSoftmax
@@ -42,8 +41,6 @@ from lightning_gradood.detectors.detector import (
     Fitted,
     FixedDetector,
     SavedDetector,
-    TensorFitted,
-    TensorReadings,
     classes_of,
     load_detector,
     normal_training_records,
@@ -72,6 +69,7 @@ from lightning_gradood.detectors.output_scores import (
 )
 from lightning_gradood.detectors.pytorch_ood_adapter import PytorchOOD, PytorchOODProbe
 from lightning_gradood.detectors.synthetic_outliers import SyntheticOutliers
+from lightning_gradood.detectors.tensor_scores import TensorFitted, TensorReadings
 from lightning_gradood.detectors.weighted_parts import WeightedParts
 
 __all__ = [

@@ -10,17 +10,8 @@ from scipy.special import log_softmax, logsumexp
 from torch import Tensor
 from typing_extensions import override  # typing has it from Python 3.12 on
 
-from lightning_gradood.detectors.detector import (
-    Detector,
-    Fitted,
-    TensorFitted,
-    TensorReadings,
-    classes_of,
-    float64_blocks,
-    normal_training_records,
-    of_class,
-    product,
-)
+from lightning_gradood.detectors.detector import Detector, Fitted, classes_of, float64_blocks, normal_training_records
+from lightning_gradood.detectors.tensor_scores import TensorFitted, TensorReadings, of_class, product
 from lightning_gradood.probes import LogitsProbe, PenultimateProbe, Probe
 from lightning_gradood.records import Records
 

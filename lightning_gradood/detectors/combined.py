@@ -14,14 +14,8 @@ from torch import Tensor
 from typing_extensions import override  # typing has it from Python 3.12 on
 
 from lightning_gradood.core import Component, Refusal
-from lightning_gradood.detectors.detector import (
-    Detector,
-    Fitted,
-    TensorFitted,
-    TensorReadings,
-    normal_training_records,
-    score_in_blocks,
-)
+from lightning_gradood.detectors.detector import Detector, Fitted, normal_training_records, score_in_blocks
+from lightning_gradood.detectors.tensor_scores import TensorFitted, TensorReadings
 from lightning_gradood.gradients import LabelDesign
 from lightning_gradood.metrics import auroc
 from lightning_gradood.perturbations import SyntheticOutlier
@@ -74,7 +68,7 @@ class EmpiricalTail(Component):
         return torch.where(scores > start, -math.log(1.0 - _TAIL) + (scores - start) / scale, steps)
 
 
-class _OfSeveral(Detector):
+class OfSeveral(Detector):
     """A detector that is made of others, and reads what they read."""
 
     detectors: Sequence[Detector]
@@ -105,7 +99,7 @@ class _OfSeveral(Detector):
 
 
 @dataclass(frozen=True)
-class Combined(_OfSeveral):
+class Combined(OfSeveral):
     """Combine detectors that need no anomalies by their one-sided p-values on normal images.
 
     Normal `train` images are divided into folds. Each detector is fitted on all folds but one and scores that one, in
@@ -202,7 +196,7 @@ def by_rule(surprises: Values, rule: Rule) -> Values:
 
 
 @dataclass(frozen=True)
-class Tuned(_OfSeveral):
+class Tuned(OfSeveral):
     """The one of several detectors with the highest AUROC on `val`, the first of equals; what it learns is that one's.
 
     For methods whose settings the field tunes on anomalous images, such as `percentile` of `ASH`: list a detector for

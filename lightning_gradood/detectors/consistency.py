@@ -12,15 +12,9 @@ from torch import Tensor, nn
 from typing_extensions import override  # typing has it from Python 3.12 on
 
 from lightning_gradood.core import check_finite_rows, reading, to_float64
-from lightning_gradood.detectors.detector import (
-    Detector,
-    Fitted,
-    FixedDetector,
-    TensorFitted,
-    TensorReadings,
-    normal_training_records,
-)
+from lightning_gradood.detectors.detector import Detector, Fitted, FixedDetector, normal_training_records
 from lightning_gradood.detectors.gaussians import ClassGaussian
+from lightning_gradood.detectors.tensor_scores import TensorFitted, TensorReadings
 from lightning_gradood.probes import LogitsProbe, Probe, SharedLogitsProbe
 from lightning_gradood.records import Records
 

@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, ClassVar, Self, final
 
 import numpy as np
-import torch
-from torch import Tensor
 from typing_extensions import override  # typing has it from Python 3.12 on
 
 import lightning_gradood
 from lightning_gradood.core import Component, Refusal, atomic_write, pack, unpack
 from lightning_gradood.gradients import LabelDesign
 from lightning_gradood.perturbations import SyntheticOutlier
-from lightning_gradood.probes import LogitsProbe, PenultimateProbe, Probe
+from lightning_gradood.probes import LogitsProbe, Probe
 from lightning_gradood.records import SYNTHETIC, Records
 
 _BLOCK = 32  # rows that are scored together
-_MOST = 256  # rows whose distances to all rows of a bank are in memory together
 _PACKAGES = ("torch", "numpy", "scikit-learn")
 
 
@@ -45,80 +42,6 @@ class Fitted(Component, ABC):
     @abstractmethod
     def score(self, records: Records) -> np.ndarray:
         """Scores float64 [n], any range, higher = more anomalous."""
-
-
-@dataclass(frozen=True)
-class TensorReadings:
-    """What probes have read of N images: float64 [N, width] by a probe's name, and the predicted classes, int64 [N]."""
-
-    probe: Callable[[str], Tensor]
-    predictions: Tensor
-
-    @staticmethod
-    def of(records: Records) -> TensorReadings:
-        """Read records; a probe they do not hold is refused when it is asked for."""
-
-        def probe(name: str) -> Tensor:
-            return torch.from_numpy(np.array(records.stored(name), np.float64))
-
-        return _OfRecords(probe, torch.from_numpy(np.array(records.column("prediction"), np.int64)), records)
-
-    @property
-    def logits(self) -> Tensor:
-        """Of every class."""
-        return self.probe(LogitsProbe.name)
-
-    @property
-    def features(self) -> Tensor:
-        """Penultimate ones."""
-        return self.probe(PenultimateProbe.name)
-
-    def score(self, fitted: Fitted) -> Tensor:
-        """Scores float64 [N] of what a part of a detector has learnt; without records it has to be a `TensorFitted`."""
-        if not isinstance(fitted, TensorFitted):
-            raise Refusal(
-                "The detector's score should be written as operations on tensors. Got that of "
-                f"{type(fitted).__name__}. Derive it from `lightning_gradood.detectors.TensorFitted`."
-            )
-        return fitted.tensor_score(self)
-
-
-@dataclass(frozen=True)
-class _OfRecords(TensorReadings):
-    records: Records
-
-    @override
-    def score(self, fitted: Fitted) -> Tensor:
-        return torch.from_numpy(fitted.score(self.records))
-
-
-class TensorFitted(Fitted):
-    """A `Fitted` whose score is written as operations on tensors, which torch.export traces for an ONNX file."""
-
-    @abstractmethod
-    def tensor_score(self, read: TensorReadings) -> Tensor:
-        """Scores float64 [N], any range, higher = more anomalous."""
-
-    @final
-    @override
-    def score(self, records: Records) -> np.ndarray:
-        parts = (Records(records.table.slice(start, _MOST)) for start in range(0, len(records), _MOST))
-        return np.concatenate([np.empty(0), *(self.tensor_score(TensorReadings.of(part)).numpy() for part in parts)])
-
-
-def product(values: Tensor, matrix: np.ndarray) -> Tensor:
-    """`values @ matrix`, where a row has the same bits wherever it stands in its block: NumPy's product, not torch's."""
-    if torch.compiler.is_compiling() or values.requires_grad:
-        return values @ torch.from_numpy(matrix)
-    return torch.from_numpy(np.asarray(values.numpy() @ matrix))
-
-
-def of_class(predictions: Tensor, classes: np.ndarray, rows: np.ndarray, other: Tensor | float = 0.0) -> Tensor:
-    """Rows [C, D] of the predicted classes, those int64 [C] that are known, and `other` for the rest, [N, D]."""
-    place_of = np.full(max(int(classes.max()), 0) + 2, -1)
-    place_of[classes] = np.arange(len(classes))
-    places = torch.from_numpy(place_of)[predictions.clamp_max(len(place_of) - 1)]
-    return torch.where((places >= 0)[:, None], torch.from_numpy(rows)[places.clamp_min(0)], other)
 
 
 class Detector(Component, ABC):
@@ -287,18 +210,6 @@ class SavedDetector(Component):
         reads = {probe.name: list(records.names(probe.name)) for probe in detector.probes}
         return cls(detector, fitted, threshold, reads, **about)
 
-    def flag(self, records: Records) -> np.ndarray:
-        """Whether each record is anomalous, bool [n]; records of other columns than it was fitted on are refused."""
-        for probe, names in self.reads.items():
-            got = records.names(probe) if probe in records.probes else None
-            if got is None or (names and got and list(got) != names):
-                raise Refusal(
-                    f"`records` should hold the probe `{probe}` with the {len(names)} columns that `{self.detector.name}` "
-                    f"was fitted on. Got {'none' if got is None else f'{len(got)} others'}. "
-                    "Read them from the same network with the same settings."
-                )
-        return np.asarray(self.fitted.score(records) > self.threshold)
-
 
 def save_detector(path: str | Path, saved: SavedDetector) -> None:
     """Write a fitted detector to a safetensors file, e.g. `detectors/smoke/mlp.safetensors`, whole or not at all."""
@@ -326,8 +237,9 @@ def load_detector(path: str | Path, trust: Collection[str] = ()) -> SavedDetecto
         >>> path = Path(tempfile.mkdtemp()) / "energy.safetensors"
         >>> energy = Energy(temperature=2.0)
         >>> save_detector(path, SavedDetector.of(energy, energy.fit(records, seed=0), -1.5, records))
-        >>> load_detector(path).detector, load_detector(path).flag(records).tolist()
-        (Energy(temperature=2.0, name='energy'), [False])
+        >>> saved = load_detector(path)
+        >>> saved.detector, bool(saved.fitted.score(records)[0] > saved.threshold)
+        (Energy(temperature=2.0, name='energy'), False)
     """
     try:
         found = unpack(Path(path), trust)

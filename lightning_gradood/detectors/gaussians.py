@@ -17,16 +17,8 @@ from torch import Tensor
 from typing_extensions import override  # typing has it from Python 3.12 on
 
 from lightning_gradood.core import LOG_FLOOR, ClosedUnitInterval, Component, say_once, to_float64
-from lightning_gradood.detectors.detector import (
-    Detector,
-    Fitted,
-    TensorFitted,
-    TensorReadings,
-    float64_blocks,
-    normal_training_records,
-    of_class,
-    product,
-)
+from lightning_gradood.detectors.detector import Detector, Fitted, float64_blocks, normal_training_records
+from lightning_gradood.detectors.tensor_scores import TensorFitted, TensorReadings, of_class, product, unit_length
 from lightning_gradood.gradients import AllOnes, LabelDesign
 from lightning_gradood.probes import GradientProbe, PenultimateProbe, Probe
 from lightning_gradood.records import Records
@@ -149,16 +141,6 @@ def _shrunk(covariance: np.ndarray, fourth: float, count: int) -> np.ndarray:
 def log_norms(read: TensorReadings, columns: Sequence[str]) -> Tensor:
     """Logarithms of the squared norms in these columns side by side, float64 [n, columns · L]."""
     return torch.cat([read.probe(column) for column in columns], dim=1).add(LOG_FLOOR).log()
-
-
-def length(values: Tensor) -> Tensor:
-    """L2 norm of each row, [n, 1]."""
-    return values.square().sum(dim=1, keepdim=True).sqrt()
-
-
-def unit_length(values: Tensor) -> Tensor:
-    """Rows of unit length, float64 [n, D], those of zeros as they are."""
-    return values / length(values).clamp_min(_SMALLEST)
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ def parameters_of(network: nn.Module, images: Tensor, layer: str | None) -> list
         kept = [(name, one) for name, one in modules.items() if isinstance(one, _LAYERS)]
         handles = [one.register_forward_hook(partial(lambda name, *_: ran.append(name), name)) for name, one in kept]
         try:
-            with exact_arithmetic(), frozen_network(network), torch.no_grad():
+            with frozen_network(network), torch.no_grad():
                 network(images[:2])
         finally:
             for handle in handles:

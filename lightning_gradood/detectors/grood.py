@@ -11,7 +11,7 @@ from scipy.special import softmax
 from torch import Tensor, nn
 from typing_extensions import override  # typing has it from Python 3.12 on
 
-from lightning_gradood.core import PositiveInt, Seed, exact_arithmetic, frozen_network
+from lightning_gradood.core import PositiveInt, Seed, frozen_network
 from lightning_gradood.detectors.detector import Detector, Fitted, classes_of, float64_blocks, normal_training_records
 from lightning_gradood.detectors.neighbours import BANK, Neighbours, bank
 from lightning_gradood.probes import PENULTIMATE, PenultimateProbe, Probe, feature_layer_outputs
@@ -46,7 +46,7 @@ class FromNoiseProbe(PenultimateProbe):
         from torchvision.transforms import GaussianBlur  # takes as long to import as torch
 
         (some, _), found = next(iter(batches)), list[Tensor]()
-        with exact_arithmetic(), frozen_network(network), torch.no_grad(), torch.random.fork_rng(devices=[]):
+        with frozen_network(network), torch.no_grad(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             for _ in range(-(-self.images // 100)):
                 noise = GaussianBlur(kernel_size=(5, 7), sigma=(0.2, 5))(torch.rand(100, *some.shape[1:]))

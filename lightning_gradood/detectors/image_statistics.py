@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from typing_extensions import override  # typing has it from Python 3.12 on
 
 from lightning_gradood.core import to_float64
-from lightning_gradood.detectors.detector import Detector, Fitted, TensorFitted, TensorReadings
+from lightning_gradood.detectors.detector import Detector, Fitted
 from lightning_gradood.detectors.logistic import Logistic, fit_logistic
+from lightning_gradood.detectors.tensor_scores import TensorFitted, TensorReadings
 from lightning_gradood.probes import Probe
 from lightning_gradood.records import Records
 

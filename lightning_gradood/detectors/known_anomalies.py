@@ -11,12 +11,12 @@ from torch import Tensor
 from typing_extensions import override  # typing has it from Python 3.12 on
 
 from lightning_gradood.core import LOG_FLOOR, OpenUnitInterval, PositiveFloat, Refusal
-from lightning_gradood.detectors.combined import EmpiricalTail
-from lightning_gradood.detectors.detector import Detector, Fitted, TensorFitted, TensorReadings, score_in_blocks
+from lightning_gradood.detectors.combined import EmpiricalTail, OfSeveral
+from lightning_gradood.detectors.detector import Detector, Fitted, score_in_blocks
 from lightning_gradood.detectors.logistic import Logistic, fit_balanced_logistic
 from lightning_gradood.detectors.mlp import confidence
+from lightning_gradood.detectors.tensor_scores import TensorFitted, TensorReadings
 from lightning_gradood.gradients import LabelDesign
-from lightning_gradood.perturbations import SyntheticOutlier
 from lightning_gradood.probes import GradientProbe, LogitsProbe, Probe
 from lightning_gradood.records import SYNTHETIC, Records, normal_records
 
@@ -24,7 +24,7 @@ _FOLDS = 5
 
 
 @dataclass(frozen=True)
-class KnownAnomalies(Detector):
+class KnownAnomalies(OfSeveral):
     """The most surprised of several: a detector for anomalies of any kind, and a logistic regression on each known source.
 
     All scores become −log p-values of normal images that were not fitted on. Three quarters of the false alarms are left to
@@ -45,24 +45,14 @@ class KnownAnomalies(Detector):
     name: str = "known_anomalies"
 
     @property
-    @override
-    def probes(self) -> Sequence[Probe]:
-        return self.earlier.probes
-
-    @property
-    @override
-    def needs_head(self) -> bool:
-        return self.earlier.needs_head
+    def detectors(self) -> Sequence[Detector]:  # type: ignore[override]  # no setting of its own
+        """The earlier one alone."""
+        return [self.earlier]
 
     @property
     @override
     def fewest(self) -> int:
-        return max(self.earlier.fewest, _FOLDS)
-
-    @property
-    @override
-    def needed_outliers(self) -> Sequence[SyntheticOutlier]:
-        return self.earlier.needed_outliers
+        return max(super().fewest, _FOLDS)
 
     @override
     def with_label_designs(self, label_designs: Sequence[LabelDesign]) -> KnownAnomalies:

@@ -14,17 +14,8 @@ from torch import Tensor
 from typing_extensions import override  # typing has it from Python 3.12 on
 
 from lightning_gradood.core import ClosedUnitInterval, FiniteNonNegative, PositiveInt, Refusal
-from lightning_gradood.detectors.detector import (
-    Detector,
-    Fitted,
-    TensorFitted,
-    TensorReadings,
-    drawn,
-    float64_blocks,
-    normal_training_records,
-    product,
-)
-from lightning_gradood.detectors.gaussians import length, unit_length
+from lightning_gradood.detectors.detector import Detector, Fitted, drawn, float64_blocks, normal_training_records
+from lightning_gradood.detectors.tensor_scores import TensorFitted, TensorReadings, length, product, unit_length
 from lightning_gradood.probes import PenultimateProbe, Probe
 from lightning_gradood.records import LinearHead, Records
 
@@ -142,7 +133,7 @@ class FittedFDBD(TensorFitted):
     def tensor_score(self, read: TensorReadings) -> Tensor:
         logits = head_logits(self.head, read.features)
         gaps = (logits.amax(dim=1, keepdim=True) - logits) / torch.from_numpy(self.apart)[logits.argmax(dim=1)]
-        return -gaps.sum(dim=1) / length(read.features - torch.from_numpy(self.mean))[:, 0].clamp_min(_SMALLEST)
+        return -gaps.sum(dim=1) / length(read.features - torch.from_numpy(self.mean))[:, 0]
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lightning_gradood.core import Component, Refusal
-from lightning_gradood.detectors.detector import product
+from lightning_gradood.detectors.tensor_scores import product
 
 _STRENGTHS = np.logspace(-4, 4, 10)  # scikit-learn's LogisticRegressionCV by default, as are five folds
 _FOLDS = 5

@@ -15,24 +15,16 @@ from typing_extensions import override  # typing has it from Python 3.12 on
 from lightning_gradood.core import (
     FiniteNonNegative,
     FinitePositive,
-    exact_arithmetic,
     frozen_network,
     graphs_kept,
     input_gradient,
     to_float64,
 )
-from lightning_gradood.detectors.detector import (
-    Detector,
-    Fitted,
-    TensorFitted,
-    TensorReadings,
-    classes_of,
-    float64_blocks,
-    normal_training_records,
-)
-from lightning_gradood.detectors.gaussians import ClassGaussian, unit_length
+from lightning_gradood.detectors.detector import Detector, Fitted, classes_of, float64_blocks, normal_training_records
+from lightning_gradood.detectors.gaussians import ClassGaussian
 from lightning_gradood.detectors.logistic import Logistic, fit_logistic
 from lightning_gradood.detectors.output_scores import leaf, signs_of
+from lightning_gradood.detectors.tensor_scores import TensorFitted, TensorReadings, unit_length
 from lightning_gradood.metrics import auroc
 from lightning_gradood.probes import (
     PenultimateProbe,
@@ -136,7 +128,7 @@ class MahalanobisProbe(Probe):
     @override
     def prepare(self, network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> Probe:
         layers, moments = list(self.layers or []), list[Moments]()
-        with exact_arithmetic(), frozen_network(network), torch.no_grad():
+        with frozen_network(network), torch.no_grad():
             for images, labels in batches:
                 layers = layers or feature_layer_names(network, images)
                 logits, features = feature_layer_outputs(network, images, layers)
@@ -162,7 +154,7 @@ class PreparedMahalanobisProbe(MahalanobisProbe):
     def __call__(self, network: nn.Module, images: Tensor) -> Tensor:
         """Confidences, float64 [N, layers·magnitudes], magnitudes fastest varying; passes in the network's dtype."""
         layers = list(self.gaussians)
-        with exact_arithmetic(), frozen_network(network):
+        with frozen_network(network):
             images = leaf(images)
             features = zip(layers, feature_layer_outputs(network, images, layers)[1], strict=True)
             columns = [column for part in features for column in self._columns(network, images, *part)]

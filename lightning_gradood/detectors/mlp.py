@@ -14,7 +14,8 @@ from typing_extensions import override  # typing has it from Python 3.12 on
 
 from lightning_gradood.core import LOG_FLOOR, Component, Refusal
 from lightning_gradood.detectors.consistency import ViewsProbe
-from lightning_gradood.detectors.detector import Detector, Fitted, TensorFitted, TensorReadings
+from lightning_gradood.detectors.detector import Detector, Fitted
+from lightning_gradood.detectors.tensor_scores import TensorFitted, TensorReadings
 from lightning_gradood.gradients import LabelDesign
 from lightning_gradood.networks import MLPSettings, RepresentationMLP
 from lightning_gradood.probes import FeatureSpreadProbe, GradientProbe, LogitsProbe, Probe

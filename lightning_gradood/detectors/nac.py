@@ -11,7 +11,7 @@ from scipy.special import expit
 from torch import Tensor, nn
 from typing_extensions import override  # typing has it from Python 3.12 on
 
-from lightning_gradood.core import Component, FinitePositive, PositiveInt, exact_arithmetic, frozen_network
+from lightning_gradood.core import Component, FinitePositive, PositiveInt, frozen_network
 from lightning_gradood.detectors.detector import Detector, Fitted, float64_blocks, normal_training_records
 from lightning_gradood.gradients import Uniform
 from lightning_gradood.probes import PENULTIMATE, Probe, feature_layer_gradient
@@ -39,7 +39,7 @@ class NeuronProbe(Probe):
 
     @override
     def __call__(self, network: nn.Module, images: Tensor) -> Tensor:
-        with exact_arithmetic(), frozen_network(network):
+        with frozen_network(network):
             images = images.clone() if images.is_inference() else images
             sums, gradient = feature_layer_gradient(network, images, self.layer, Uniform().logit_gradient)
         return torch.mul(sums, gradient)

@@ -15,17 +15,10 @@ from torch import Tensor
 from typing_extensions import override  # typing has it from Python 3.12 on
 
 from lightning_gradood.core import ClosedUnitInterval, Component, PositiveInt, say_once
-from lightning_gradood.detectors.detector import (
-    Detector,
-    Fitted,
-    TensorFitted,
-    TensorReadings,
-    drawn,
-    normal_training_records,
-    product,
-)
-from lightning_gradood.detectors.gaussians import ClassGaussian, OneClassOfGradients, length, log_norms, unit_length
+from lightning_gradood.detectors.detector import Detector, Fitted, drawn, normal_training_records
+from lightning_gradood.detectors.gaussians import ClassGaussian, OneClassOfGradients, log_norms
 from lightning_gradood.detectors.logistic import Logistic, fit_logistic
+from lightning_gradood.detectors.tensor_scores import TensorFitted, TensorReadings, length, product, unit_length
 from lightning_gradood.metrics import auroc
 from lightning_gradood.probes import FeatureProbe, PenultimateProbe, Probe, columns_by_layer
 from lightning_gradood.records import Records

@@ -16,13 +16,13 @@ from lightning_gradood.core import (
     FinitePositive,
     PositiveInt,
     Refusal,
-    exact_arithmetic,
     frozen_network,
     graphs_kept,
     input_gradient,
     to_float64,
 )
-from lightning_gradood.detectors.detector import Detector, Fitted, FixedDetector, TensorFitted, TensorReadings
+from lightning_gradood.detectors.detector import Detector, Fitted, FixedDetector
+from lightning_gradood.detectors.tensor_scores import TensorFitted, TensorReadings
 from lightning_gradood.gradients import Predicted
 from lightning_gradood.metrics import auroc
 from lightning_gradood.networks import TwoLogits
@@ -205,7 +205,7 @@ class OdinProbe(Probe):
 
     def __call__(self, network: nn.Module, images: Tensor) -> Tensor:
         """Probabilities, float64 [N, T·ε], magnitudes varying fastest; the passes are in the network's dtype."""
-        with exact_arithmetic(), frozen_network(network):
+        with frozen_network(network):
             images = leaf(images)
             logits = network(images)
             columns = [column for T in self.temperatures for column in self._columns(network, images, logits, T)]

@@ -13,16 +13,10 @@ from torch import Tensor
 from typing_extensions import override  # typing has it from Python 3.12 on
 
 from lightning_gradood.core import Component, PositiveFloat
-from lightning_gradood.detectors.detector import (
-    Fitted,
-    TensorFitted,
-    TensorReadings,
-    normal_training_records,
-    of_class,
-    outlier_training_records,
-)
+from lightning_gradood.detectors.detector import Fitted, normal_training_records, outlier_training_records
 from lightning_gradood.detectors.logistic import Logistic, fit_balanced_logistic
 from lightning_gradood.detectors.mlp import Input, Inputs, TrainedDetector, UntrainedMLP
+from lightning_gradood.detectors.tensor_scores import TensorFitted, TensorReadings, of_class
 from lightning_gradood.gradients import AllOnes, LabelDesign
 from lightning_gradood.networks import MLPSettings
 from lightning_gradood.perturbations import SyntheticOutlier, default_outliers

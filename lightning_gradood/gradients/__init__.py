@@ -37,12 +37,10 @@ from lightning_gradood.gradients.norms import (
     parameter_names,
     probe_gradients,
     squared_gradient_norms,
-    warm_up,
     way_taken,
 )
 
 __all__ = [
     "AllOnes", "AllZeros", "KHot", "LabelDesign", "Predicted", "SecondBest", "Uniform", "images_at_once",
-    "layer_gradients", "norms_with_graph", "parameter_names", "probe_gradients", "squared_gradient_norms", "warm_up",
-    "way_taken",
+    "layer_gradients", "norms_with_graph", "parameter_names", "probe_gradients", "squared_gradient_norms", "way_taken",
 ]  # fmt: skip

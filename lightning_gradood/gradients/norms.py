@@ -117,24 +117,8 @@ def layer_gradients(
     return torch.cat(rows)
 
 
-def warm_up(network: nn.Module, shape: Sequence[int]) -> str:
-    """Prove the fast way on random images, so that the first batch of real ones need not wait for it.
-
-    Args:
-        network: as for `squared_gradient_norms`.
-        shape: of the batches to come, [N, ...].
-
-    Returns:
-        "closed forms", or why single images are computed one after the other.
-    """
-    images = torch.rand(tuple(shape), generator=torch.Generator().manual_seed(0))
-    images = images.to(next(network.parameters(), images).device)
-    squared_gradient_norms(network, images)
-    return way_taken(network, images)
-
-
 def way_taken(network: nn.Module, images: Tensor) -> str:
-    """Say how the norms of images [N, ...] like these were computed last, as `warm_up` does; "" before the first."""
+    """Say how the norms of images [N, ...] like these were computed last: "closed forms", or why one at a time; "" before."""
     way = _ways.get(network, {}).get(_key(images))
     if way is None:
         return ""

@@ -8,12 +8,10 @@ too narrow. `conventional_metrics` repeats the arithmetic of four published code
 use it only to compare with their tables. `conformal_threshold` and `conformal_p_values` need normal scores alone, and
 guarantee how many normal images are flagged, `discoveries` how many of those that are flagged in a batch are normal.
 
-    >>> from lightning_gradood.metrics import bootstrap_auroc, detection_metrics
+    >>> from lightning_gradood.metrics import detection_metrics
     >>> scores, labels = [-3.0, 0.5, 0.5, 1e9], [0, 0, 1, 1]
     >>> detection_metrics(scores, labels)["auroc"]
     0.875
-    >>> bootstrap_auroc(scores, labels, origin_ids=["a", "b", "c", "d"], seed=0)
-    (0.5, 1.0)
 """
 
 from lightning_gradood.metrics.calibration import (
@@ -29,11 +27,11 @@ from lightning_gradood.metrics.calibration import (
 )
 from lightning_gradood.metrics.conventions import CONVENTIONS, conventional_metrics
 from lightning_gradood.metrics.curves import accuracy_at, auroc, best_balanced_threshold, detection_metrics
-from lightning_gradood.metrics.intervals import auroc_interval, bootstrap_auroc
+from lightning_gradood.metrics.intervals import auroc_interval
 from lightning_gradood.metrics.martingale import DriftTest
 
 __all__ = [
     "CONVENTIONS", "ClassThresholds", "DriftTest", "ScoreDrift", "accuracy_at", "auroc", "auroc_interval",
-    "best_balanced_threshold", "binomial_interval", "bootstrap_auroc", "check_calibration", "conformal_p_values",
+    "best_balanced_threshold", "binomial_interval", "check_calibration", "conformal_p_values",
     "conformal_threshold", "conventional_metrics", "detection_metrics", "discoveries", "needed_images", "score_drift",
 ]  # fmt: skip

@@ -24,8 +24,21 @@ def auroc_interval(
 ) -> tuple[float, float]:
     """Return a 95 % interval of the AUROC that also holds for few images and for AUROCs near 0 and 1.
 
-    `bootstrap_auroc`, with the same arguments, unless min(AUROC, 1 − AUROC) times the number of origins of the smaller
-    class is below 5; then `newcombe_interval` with the numbers of origins in each class.
+    The percentile bootstrap, unless min(AUROC, 1 − AUROC) times the number of origins of the smaller class is below 5;
+    then `newcombe_interval` with the numbers of origins in each class. An origin (a clean image) is drawn with all its
+    records, so a clean image and its attacked version are both in a resample or both absent. Origins are drawn with
+    replacement within three strata, those with normal records only, with anomalous ones only, and with both, each as
+    often as it has origins; so every resample holds both classes. The result does not depend on the order of the records.
+
+    Args:
+        scores: Finite real numbers `[n]`, higher = more anomalous.
+        labels: 0 (normal) or 1 (anomalous), `[n]`.
+        origin_ids: The id of the clean image that each record comes from, `[n]`; strings or integers.
+        resamples: Number of resamples, at least 1.
+        seed: Seed of NumPy's default generator.
+
+    Reference:
+        Efron & Tibshirani, An Introduction to the Bootstrap, 1993, sections 8.3 (strata) and 13.3 (percentiles).
 
     Examples:
         >>> low, high = auroc_interval(range(20), [0] * 10 + [1] * 10, origin_ids=range(20))
@@ -36,38 +49,6 @@ def auroc_interval(
     if min(area, 1 - area) * min(resampling.origins) < _FEW:
         return newcombe_interval(area, *resampling.origins)
     return resampling.interval(resamples, seed)
-
-
-def bootstrap_auroc(
-    scores: ArrayLike,
-    labels: ArrayLike,
-    origin_ids: Ids,
-    resamples: int = 1000,
-    seed: int = 0,
-    confidence: float = 0.95,
-) -> tuple[float, float]:
-    """Return the percentile bootstrap interval of the AUROC.
-
-    An origin (a clean image) is drawn with all its records, so a clean image and its attacked version are both in a
-    resample or both absent. Origins are drawn with replacement within three strata, those with normal records only,
-    with anomalous ones only, and with both, each as often as it has origins; so every resample holds both classes. The
-    result does not depend on the order of the records. Refusals are those of `detection_metrics`.
-
-    Args:
-        scores: Finite real numbers `[n]`, higher = more anomalous.
-        labels: 0 (normal) or 1 (anomalous), `[n]`.
-        origin_ids: The id of the clean image that each record comes from, `[n]`; strings or integers.
-        resamples: Number of resamples, at least 1.
-        seed: Seed of NumPy's default generator.
-        confidence: Share of the resampled AUROCs inside the interval, between 0 and 1.
-
-    Returns:
-        `(low, high)`: the (1 − confidence)/2 and (1 + confidence)/2 quantiles of the resampled AUROCs.
-
-    Reference:
-        Efron & Tibshirani, An Introduction to the Bootstrap, 1993, sections 8.3 (strata) and 13.3 (percentiles).
-    """
-    return _Resampling.of(scores, labels, origin_ids).interval(resamples, seed, confidence)
 
 
 def newcombe_interval(area: float, normal: int, anomalous: int) -> tuple[float, float]:
@@ -136,10 +117,9 @@ class _Resampling:
         normal, anomalous, both = self.strata
         return normal + both, anomalous + both
 
-    def interval(self, resamples: int, seed: int, confidence: float = 0.95) -> tuple[float, float]:
+    def interval(self, resamples: int, seed: int) -> tuple[float, float]:
         generator = np.random.default_rng(seed)
-        areas = [self.auroc(self.draw(generator)) for _ in range(resamples)]
-        low, high = np.quantile(areas, [(1 - confidence) / 2, (1 + confidence) / 2])
+        low, high = np.quantile([self.auroc(self.draw(generator)) for _ in range(resamples)], [0.025, 0.975])
         return float(low), float(high)
 
     def draw(self, generator: np.random.Generator) -> Integers:

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from lightning_gradood.core import Refusal, named_seed
+from lightning_gradood.core import named_seed
 from lightning_gradood.perturbations import corruption_kinds
 from lightning_gradood.perturbations.perturbation import Made, Perturbation
 
@@ -130,11 +130,6 @@ def corrupt(
         >>> int(corrupt(grey, "brightness", 1, np.random.default_rng(0)).max())
         141
     """
-    if pixels.dtype != np.uint8 or pixels.shape[2:] != (3,):
-        raise Refusal(
-            "`pixels` should be uint8 [H, W, 3]. "
-            f"Got `pixels` of {pixels.dtype} {list(pixels.shape)}. Scale to 0 … 255, and repeat grey images three times."
-        )
     parameters = parameters_for(kind, severity, *pixels.shape[:2])
     corrupted: NDArray[np.float64] = getattr(corruption_kinds, kind)(pixels / 255, generator, *parameters)
     return np.rint(np.clip(corrupted, 0, 1) * 255).astype(np.uint8)

@@ -59,7 +59,7 @@ class SignStep(GradientOutlier):
 
     def _walk(self, predict: Logits, images: Tensor, predicted: Tensor, draws: Draws) -> Tensor:
         step = draws.uniform(self.low, self.high)
-        return images + step * _gradient(_cross_entropy(predict, predicted), images).sign()
+        return _sign_steps(_cross_entropy(predict, predicted), images, 1, step, step)
 
 
 @dataclass(frozen=True)
@@ -140,13 +140,7 @@ def _length(values: Tensor) -> Tensor:
     return length.clamp(min=_TINY).view(-1, 1, 1, 1)
 
 
-WITH_GRADIENT: tuple[type[SyntheticOutlier], ...] = (
-    SignStep,
-    TargetSteps,
-    BoundarySteps,
-    EuclideanSteps,
-    SurerSteps,
-)
+WITH_GRADIENT: tuple[type[SyntheticOutlier], ...] = (SignStep, TargetSteps, BoundarySteps, EuclideanSteps, SurerSteps)
 
 
 def default_outliers() -> list[SyntheticOutlier]:

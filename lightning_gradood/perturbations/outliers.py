@@ -6,8 +6,9 @@ Bounds `low` and `high` are those of a number drawn for each image.
 import math
 import re
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -197,9 +198,8 @@ class Zoom(SyntheticOutlier):
         sides = (draws.uniform(self.low, self.high).flatten() * min(size)).round().clamp(min=1).long().tolist()
         places = draws.uniform(0, 1, 2).tolist()
         parts = []
-        for image, side, (down, right) in zip(images, sides, places, strict=True):
-            top, left = round(down * (size[0] - side)), round(right * (size[1] - side))
-            part = image[None, :, top : top + side, left : left + side]
+        for image, side, place in zip(images, sides, places, strict=True):
+            part = _piece(image, (side, side), place)[None]
             parts.append(F.interpolate(part, size=tuple(size), mode="bicubic", align_corners=False))
         return torch.cat(parts)
 
@@ -268,13 +268,9 @@ class ZoomOut(SyntheticOutlier):
     high: float = 0.6
 
     def _make(self, images: Tensor, draws: Draws) -> Tensor:
-        size, shares = images.shape[2:], draws.uniform(self.low, self.high).flatten().tolist()
-        small = [[max(2, round(share * side)) for side in size] for share in shares]
-        resized = [
-            F.interpolate(image[None], size=sides, mode="bilinear", antialias=True, align_corners=False)[0]
-            for image, sides in zip(images, small, strict=True)
-        ]
-        return torch.stack([_mirrored(one, size) for one in resized])
+        shrink = partial(F.interpolate, mode="bilinear", antialias=True, align_corners=False)
+        sides = _sides(images, draws.uniform(self.low, self.high))
+        return _mirrored((shrink(one[None], size=size)[0] for one, size in zip(images, sides, strict=True)), images)
 
 
 @dataclass(frozen=True)
@@ -285,13 +281,8 @@ class Texture(SyntheticOutlier):
     high: float = 0.4
 
     def _make(self, images: Tensor, draws: Draws) -> Tensor:
-        size, shares = images.shape[2:], draws.uniform(self.low, self.high).flatten().tolist()
-        made = []
-        for image, share, corner in zip(images, shares, draws.uniform(0, 1, 2).tolist(), strict=True):
-            sides = [max(2, round(share * side)) for side in size]
-            top, left = (round(place * (side - own)) for place, side, own in zip(corner, size, sides, strict=True))
-            made.append(_mirrored(image[:, top : top + sides[0], left : left + sides[1]], size))
-        return torch.stack(made)
+        sides, corners = _sides(images, draws.uniform(self.low, self.high)), draws.uniform(0, 1, 2).tolist()
+        return _mirrored(map(_piece, images, sides, corners), images)
 
 
 @dataclass(frozen=True)
@@ -336,12 +327,27 @@ class Recolour(SyntheticOutlier):
         return torch.einsum("nij,njhw->nihw", turn, images - mean) + mean + 0.1 * draws.normal(channels, 1, 1)
 
 
-def _mirrored(image: Tensor, size: Sequence[int]) -> Tensor:
-    """Repeat an image [C, h, w] with its mirror images until [C, H, W] is full."""
-    for axis, side in ((1, size[0]), (2, size[1])):
-        places = torch.arange(side, device=image.device) % (2 * image.shape[axis])
-        image = image.index_select(axis, torch.minimum(places, 2 * image.shape[axis] - 1 - places))
-    return image
+def _sides(images: Tensor, shares: Tensor) -> list[list[int]]:
+    """Height and width of a share of each image, at least 2 pixels."""
+    return [[max(2, round(share * side)) for side in images.shape[2:]] for share in shares.flatten().tolist()]
+
+
+def _piece(image: Tensor, sides: Sequence[int], place: Sequence[float]) -> Tensor:
+    """Cut a piece out of an image [C, H, W]; a place of 0, 0 is the upper left corner, 1, 1 the lower right one."""
+    top, left = (round(at * (side - own)) for at, side, own in zip(place, image.shape[1:], sides, strict=True))
+    return image[:, top : top + sides[0], left : left + sides[1]]
+
+
+def _mirrored(parts: Iterable[Tensor], like: Tensor) -> Tensor:
+    """Repeat each part [C, h, w] with its mirror images until an image of the size of `like` is full."""
+
+    def whole(part: Tensor) -> Tensor:
+        for axis in (1, 2):
+            places = torch.arange(like.shape[axis + 1], device=part.device) % (2 * part.shape[axis])
+            part = part.index_select(axis, torch.minimum(places, 2 * part.shape[axis] - 1 - places))
+        return part
+
+    return torch.stack([whole(part) for part in parts])
 
 
 WITHOUT_NETWORK: tuple[type[SyntheticOutlier], ...] = (

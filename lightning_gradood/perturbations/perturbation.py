@@ -13,7 +13,6 @@ from lightning_gradood.core import (
     Refusal,
     check_images,
     check_logits_shape,
-    exact_arithmetic,
     frozen_network,
     image_generator,
     input_gradient,
@@ -113,7 +112,7 @@ class Perturbation(Component, ABC):
         """
         check_images(images)
         names = list(map(str, range(len(images)))) if ids is None else list(ids)
-        with exact_arithmetic(), frozen_network(network):
+        with frozen_network(network):
             clean = images.detach()
             kept = torch.as_tensor(labels).to(images.device, torch.int64, copy=True)
             if (unknown := kept < 0).any():
@@ -136,7 +135,7 @@ class Perturbation(Component, ABC):
     ) -> Perturbed:
         """Make the anomalous images, as `craft` does, and test them on the network with one more forward pass."""
         crafted = self.craft(network, images, labels, ids)
-        with exact_arithmetic(), frozen_network(network), torch.no_grad():
+        with frozen_network(network), torch.no_grad():
             return crafted.judge(network(crafted.images))
 
     @abstractmethod

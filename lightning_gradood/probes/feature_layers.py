@@ -68,7 +68,7 @@ def feature_layer_outputs(network: nn.Module, images: Tensor, names: Sequence[st
     [N, H, W, C] over H and W; [N, C] stays. The last layer within a module that has channels tells which axis they are;
     of a tuple or list the first tensor counts.
     Gradients flow to images and parameters where they are enabled. Mode, autocast and the rest are the caller's: enter
-    `exact_arithmetic()` and `frozen_network(network)` first.
+    `frozen_network(network)` first.
 
     Args:
         network: pixels in, logits out; its hooks are as before afterwards.

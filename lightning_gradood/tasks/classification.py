@@ -23,7 +23,6 @@ from lightning_gradood.core import (
     ClosedUnitInterval,
     Refusal,
     check_logits_shape,
-    exact_arithmetic,
     frozen_network,
     logits_in,
     refused_as,
@@ -41,7 +40,7 @@ def check_network(network: nn.Module, images: Tensor, classes: int | None) -> in
     the data have more `classes`, of which a single output tells two apart; None where their number is unknown.
     """
     try:
-        with exact_arithmetic(), frozen_network(network), torch.no_grad():
+        with frozen_network(network), torch.no_grad():
             logits, again = network(images.clone()), network(images.clone())
     except Refusal:
         raise
@@ -83,7 +82,7 @@ def _instead_of_logits(network: nn.Module, images: Tensor, outputs: Tensor) -> O
         return "log_softmax"
     if not inside:
         return None
-    with exact_arithmetic(), frozen_network(network):  # logits may lie there as well: what computed them decides
+    with frozen_network(network):  # logits may lie there as well: what computed them decides
         made = network(images.clone().requires_grad_().clone()).grad_fn
     while made is not None and made.name().startswith(_COPIES):
         made = made.next_functions[0][0]

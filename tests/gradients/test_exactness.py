@@ -9,7 +9,7 @@ from torch import nn
 
 from lightning_gradood import gradients
 from lightning_gradood.core import exact_arithmetic, frozen_network
-from lightning_gradood.gradients import AllOnes, costs, norms, parameter_names, squared_gradient_norms, warm_up
+from lightning_gradood.gradients import AllOnes, costs, norms, parameter_names, squared_gradient_norms, way_taken
 from lightning_gradood.gradients.engine import backward, forward
 
 from . import truth
@@ -182,11 +182,16 @@ def test_confident_images_do_not_underflow_in_float32():
     truth.assert_exact(squared_gradient_norms(network, torch.ones(1, 3)), expected)
 
 
-def test_warm_up_says_which_way_is_taken_and_ways_are_for_shapes():
-    assert warm_up(make("residual"), (4, 3, 8, 8)) == "closed forms"
-    assert warm_up(make("sequence_first"), (4, 3, 8, 8)).startswith("one image at a time: ")
+def test_which_way_was_taken_is_said_and_ways_are_for_shapes():
     other_in_larger_batches = Between(lambda x: x if len(x) < 9 else 1 * x)
-    assert warm_up(other_in_larger_batches, (16, 3, 12, 12)).startswith("one image at a time: ")
+    for network, images, told in (
+        (make("residual"), pictures(4), "closed forms"),
+        (make("sequence_first"), pictures(4), "one image at a time: "),
+        (other_in_larger_batches, torch.rand(16, 3, 12, 12), "one image at a time: "),
+    ):
+        assert way_taken(network, images) == ""
+        squared_gradient_norms(network, images)
+        assert way_taken(network, images).startswith(told)
     network = make("residual")
     way = way_of(network, pictures(4))
     assert way_of(network, pictures(9, seed=3)) is way

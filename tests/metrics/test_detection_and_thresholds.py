@@ -81,7 +81,7 @@ def test_the_best_threshold_is_finite_and_separates_at_the_ends_of_float64():
 METRICS = [
     auroc, best_balanced_threshold, detection_metrics,
     lambda scores, labels: accuracy_at(scores, labels, 0.0),
-    lambda scores, labels: metrics.bootstrap_auroc(scores, labels, list(range(len(scores)))),
+    lambda scores, labels: metrics.auroc_interval(scores, labels, list(range(len(scores)))),
 ]  # fmt: skip
 REFUSED = [
     ([NAN, 1.0, NAN, INF, -INF], [0, 1, 0, 1, 1], "finite. Got 4 NaN or infinite ones among 5 scores. Look for"),

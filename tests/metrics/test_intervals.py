@@ -1,14 +1,16 @@
 """Intervals of the AUROC cover the true one as often as they say, and the bootstrap equals a loop that repeats records."""
 
-from functools import partial
-
 import numpy as np
 import pytest
 from scipy.stats import norm
 from sklearn.metrics import roc_auc_score
 
-from lightning_gradood.metrics import auroc, auroc_interval, bootstrap_auroc
+from lightning_gradood.metrics import auroc, auroc_interval
 from lightning_gradood.metrics.intervals import _Resampling, newcombe_interval
+
+
+def bootstrap(scores, labels, ids, resamples, seed):
+    return _Resampling.of(scores, labels, ids).interval(resamples, seed)
 
 
 def records(triples=20, normal_only=15, anomalous_only=11):
@@ -38,8 +40,8 @@ def test_the_bootstrap_equals_a_loop_that_repeats_whole_origins_stratum_by_strat
         scores, labels, ids = records(*counts)
         chosen = list(resamples_of(scores, labels, ids, 50, seed=3))
         slow = [roc_auc_score(labels[one], scores[one]) for one in chosen]
-        fast = bootstrap_auroc(scores, labels, ids, resamples=50, seed=3, confidence=0.9)
-        assert fast == pytest.approx(np.quantile(slow, [0.05, 0.95]), abs=1e-12), counts
+        fast = bootstrap(scores, labels, ids, resamples=50, seed=3)
+        assert fast == pytest.approx(np.quantile(slow, [0.025, 0.975]), abs=1e-12), counts
         names = np.array(ids)
         for one in chosen[:20]:
             drawn = [np.char.startswith(names[one], kind).sum() for kind in ("cat", "dog", "noise")]
@@ -59,9 +61,8 @@ def coverage(interval, runs, true, normal, anomalous):
 
 
 def test_intervals_cover_the_true_auroc_as_often_as_they_say_also_for_few_images():
-    bootstrap = partial(bootstrap_auroc, confidence=0.9)
-    # Binomial standard deviation of 0.9 over 400 runs is 0.015; percentile intervals of 60 images fall a little short.
-    assert 0.84 < coverage(bootstrap, 400, 0.76, 60, 60) < 0.95
+    # Binomial standard deviation of 0.95 over 400 runs is 0.011; percentile intervals of 60 images fall a little short.
+    assert 0.9 < coverage(bootstrap, 400, 0.76, 60, 60) < 0.98
     for true, normal, anomalous in (
         (0.9, 10, 10), (0.95, 20, 20), (0.99, 30, 30), (0.999, 50, 50), (0.98, 129, 30), (0.97, 129, 129), (0.8, 60, 60),
     ):  # fmt: skip
@@ -71,7 +72,7 @@ def test_intervals_cover_the_true_auroc_as_often_as_they_say_also_for_few_images
 
 def test_it_holds_the_auroc_and_depends_on_the_seed_and_the_order_of_scores_alone():
     scores, labels, ids = records()
-    interval = bootstrap_auroc(scores, labels, ids, resamples=200, seed=1)
+    interval = bootstrap(scores, labels, ids, resamples=200, seed=1)
     assert interval[0] < auroc(scores, labels) < interval[1]
     order = np.random.default_rng(8).permutation(len(ids))
     same = [
@@ -79,8 +80,8 @@ def test_it_holds_the_auroc_and_depends_on_the_seed_and_the_order_of_scores_alon
         (np.exp(3 * scores), labels, np.array(ids)),
         (scores, labels, np.unique(ids, return_inverse=True)[1]),
     ]
-    assert [bootstrap_auroc(*one, resamples=200, seed=1) for one in same] == [interval] * 3
-    assert bootstrap_auroc(scores, labels, ids, resamples=200, seed=2) != interval
+    assert [bootstrap(*one, resamples=200, seed=1) for one in same] == [interval] * 3
+    assert bootstrap(scores, labels, ids, resamples=200, seed=2) != interval
 
 
 def test_ends_are_z_standard_errors_of_hanley_and_mcneil_away():
@@ -103,5 +104,5 @@ def test_it_is_the_bootstrap_where_enough_goes_wrong_and_copies_of_an_image_coun
     scores = generator.normal(size=200) + labels
     assert auroc(scores, labels) < 0.9
     arguments = scores, labels, ids, 100, 5
-    assert auroc_interval(*arguments) == bootstrap_auroc(*arguments)
+    assert auroc_interval(*arguments) == bootstrap(*arguments)
     assert auroc_interval(np.arange(200), labels, np.repeat(np.arange(20), 10)) == newcombe_interval(1.0, 10, 10)

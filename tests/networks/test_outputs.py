@@ -11,7 +11,7 @@ from torch import nn
 
 from lightning_gradood.core import Refusal, logits_in, uncompiled
 from lightning_gradood.detectors import OdinProbe
-from lightning_gradood.gradients import squared_gradient_norms, warm_up
+from lightning_gradood.gradients import squared_gradient_norms, way_taken
 from lightning_gradood.networks import Logits, architecture, classifier
 from lightning_gradood.perturbations import FGSM, PGD
 from lightning_gradood.probes import FeatureProbe, LogitsProbe, PenultimateProbe
@@ -265,9 +265,10 @@ def in_place():
 @pytest.mark.parametrize("compiled", [whole, part, in_place])
 def test_compiled_networks_are_read_as_they_were_and_a_task_says_that_it_unwraps_them(compiled, capsys):
     assert architecture(uncompiled(plain())) == architecture(plain()), "cache keys stay"
-    assert torch.equal(squared_gradient_norms(compiled(), IMAGES), squared_gradient_norms(plain(), IMAGES))
+    network = compiled()
+    assert torch.equal(squared_gradient_norms(network, IMAGES), squared_gradient_norms(plain(), IMAGES))
+    assert way_taken(network, IMAGES) == "closed forms"
     assert torch.equal(PenultimateProbe()(compiled(), IMAGES), PenultimateProbe()(plain(), IMAGES))
-    assert warm_up(compiled(), IMAGES.shape) == "closed forms"
     capsys.readouterr()
     network = classifier(compiled(), None, "logits")
     assert capsys.readouterr().err == "torch.compile is taken off the network, whose modules are read one by one.\n"

@@ -12,15 +12,7 @@ from sklearn.datasets import load_digits
 
 from lightning_gradood.data import PhotoPatches
 from lightning_gradood.networks import CifarResNet, Normalized
-from lightning_gradood.perturbations import (
-    BIM,
-    FGSM,
-    PGD,
-    AdvertorchAttack,
-    CarliniWagner,
-    FunctionAttack,
-    preset,
-)
+from lightning_gradood.perturbations import BIM, FGSM, PGD, AdvertorchAttack, CarliniWagner, FunctionAttack, preset
 
 CONTRAST = 0.2  # of digits, so that a change of 8/255 of a pixel is enough for most, and black clips it
 MOMENTUM = "advertorch.attacks.MomentumIterativeAttack"

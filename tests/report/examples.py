@@ -7,7 +7,7 @@ import numpy as np
 import yaml
 
 from lightning_gradood.evaluation import Outcome, SplitScores
-from lightning_gradood.metrics import accuracy_at, best_balanced_threshold, bootstrap_auroc, detection_metrics
+from lightning_gradood.metrics import accuracy_at, auroc_interval, best_balanced_threshold, detection_metrics
 from lightning_gradood.report import Run, write_guard_summary
 from lightning_gradood.report.figure_data import boxes
 from lightning_gradood.report.run import ARRAYS, write_arrays, write_results
@@ -44,7 +44,7 @@ def outcome(
         {"epoch": epoch, "train/loss": 0.7 * 0.9**epoch, "val/loss": 0.7 * 0.92**epoch, "val/auroc": 1 - 0.5**epoch}
         for epoch in range(3 + seed if detector == "mlp" else 0)
     ]
-    interval = bootstrap_auroc(test.scores, test.labels, test.ids, resamples=50)
+    interval = auroc_interval(test.scores, test.labels, test.ids, resamples=50)
     return Outcome(source, detector, counts, metrics, interval, threshold, scores, curves, 0.25, trained_on or source)
 
 
