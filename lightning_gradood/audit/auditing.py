@@ -38,6 +38,7 @@ CARD = "robustness.json"
 RADII = (1 / 255, 2 / 255, 4 / 255, 8 / 255)
 RATES = (0.01, 0.05)
 _FEW = 32  # images for checks
+_HELD = 0.1  # at most this share more, by its 95 % interval, counts as withstood
 _CLEAN, _NOISE, _ALL = "none", "noise", "all"
 
 
@@ -319,24 +320,23 @@ class _Work:
 def _sentence(rows: Sequence[Reached], goal: Goal, norm: Norm, checks: Sequence[Check]) -> str:
     """What a user may rely on."""
     rate = max(rows[0].shares, key=float)
-    worst = [one for one in rows if one.attack == _ALL]
-    held = [one for one in worst if one.intervals[rate][1] <= 0.1]
-    smallest = min(worst, key=lambda one: one.radius)
-    what = {
-        "evade": "makes the classifier err unflagged on",
-        "hide": "hides",
-        "alarm": "raises a false alarm for",
-    }[goal]
-    unit = "per pixel" if norm == "linf" else "in Euclidean length"
-    weak = "" if all(one.passed for one in checks) else " The audit is too weak to rely on: a check failed."
-    if not held:
-        return (
-            f"Do not rely on this guard against an attacker who knows it: a change of {smallest.radius:.4f} {unit} {what} "
-            f"{smallest.shares[rate]:.0%} of the images at a false-positive rate of {float(rate):g}.{weak}"
-        )
-    largest = max(held, key=lambda one: one.radius)
-    return (
-        f"An attacker who knows this guard and may change images by {largest.radius:.4f} {unit} {what} "
-        f"{largest.shares[rate]:.0%} of them at a false-positive rate of {float(rate):g}; nothing is known of larger changes or "
-        f"other attacks.{weak}"
+    before, worst = (
+        rows[0].shares[rate],
+        sorted((one for one in rows if one.attack == _ALL), key=lambda one: one.radius),
     )
+    held = [one for one in worst if one.intervals[rate][1] <= before + _HELD]
+    told = held[-1] if held else worst[0]
+    what = {"evade": "makes the classifier err unflagged on", "hide": "hides", "alarm": "raises a false alarm for"}[
+        goal
+    ]
+    unit = "per pixel" if norm == "linf" else "in Euclidean length"
+    found = (
+        f"a change of {told.radius:.4f} {unit} {what} {told.shares[rate]:.0%} of the images ({before:.0%} without a change) at a "
+        f"false-positive rate of {float(rate):g}"
+    )
+    weak = "" if all(one.passed for one in checks) else " The audit is too weak to rely on: a check failed."
+    if held:
+        return (
+            f"Of an attacker who knows this guard, {found}; nothing is known of larger changes or other attacks.{weak}"
+        )
+    return f"Do not rely on this guard against an attacker who knows it: {found}.{weak}"

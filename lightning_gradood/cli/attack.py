@@ -11,7 +11,6 @@ from lightning_gradood.cli.plain import SWITCH, plain, refuse_existing
 if TYPE_CHECKING:  # torch takes seconds to import, and `--help` needs none of it
     from torch import Tensor
 
-    from lightning_gradood.audit import Robustness
     from lightning_gradood.guard import Guard
 
 
@@ -65,6 +64,7 @@ def attack(
     from lightning_gradood.core import Refusal
     from lightning_gradood.guard import Guard
     from lightning_gradood.metrics import needed_images
+    from lightning_gradood.report import card_table
 
     refuse_existing("--guard", Path(guard) / CARD, overwrite)
     names = [one.name for one in ATTACKS]
@@ -82,27 +82,8 @@ def attack(
     )
     found = loaded.audit(*_labelled(loaded, images, limit), settings)
     place = found.save(guard)
-    sys.stdout.write(f"{table(found)}\n{found.sentence}\n{place}\n")
-
-
-def table(found: "Robustness") -> str:
-    """The card as text."""
-    from tabulate import tabulate
-
-    rates = list(found.rows[0].shares)
-    rows = [
-        [
-            one.attack,
-            f"{one.radius:.4f}",
-            *(f"{one.shares[rate]:.1%}" for rate in rates),
-            one.auroc and f"{one.auroc:.3f}",
-        ]
-        for one in found.rows
-    ]
-    heading = ["attack", "eps", *(f"{found.goal} at {rate}" for rate in rates), "AUROC"]
-    text = tabulate(rows, heading, disable_numparse=True)
-    failed = [f"warning: the audit is too weak: {one.question} No." for one in found.checks if not one.passed]
-    return "\n".join([text, *failed])
+    weak = "".join(f"The audit is too weak: {one.question} No.\n" for one in found.checks if not one.passed)
+    sys.stdout.write(f"{card_table(found).text()}\n{weak}{found.sentence}\n{place}\n")
 
 
 def _labelled(guard: "Guard", places: list[str], limit: int) -> tuple["Tensor", "Tensor | None"]:

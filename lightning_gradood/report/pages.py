@@ -13,10 +13,12 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 from PIL import Image
 
+from lightning_gradood.audit import Robustness
 from lightning_gradood.data import BUILT_IN
 from lightning_gradood.records import NORMAL
 from lightning_gradood.report.figures import draw_figures, drawings, figure_bytes, first_layer_figure
 from lightning_gradood.report.paper_tables import NOTE, PaperTable, TableSettings
+from lightning_gradood.report.robustness_card import card_figure, card_table
 from lightning_gradood.report.run import LEADERBOARD, Run
 from lightning_gradood.report.score_figures import auroc_bars, roc_curves
 from lightning_gradood.report.tables import (
@@ -78,7 +80,9 @@ def _told(run: Run, pictures: Mapping[str, bytes]) -> dict[str, Any]:
     rows, notes = printed(run)
     tested = {outcome.source for outcome in run.outcomes}  # outliers used only for training are left out
     made = {name: one for name, one in run.provenance.get("perturbations", {}).items() if name in tested}
+    card = Robustness.load(run.folder / "guard")
     return {
+        "card": card and (card, card_table(card), figure_bytes(card_figure(card))),
         "run": run,
         "findings": findings(run),
         "results": _results(rows),

@@ -23,9 +23,14 @@ def test_an_audit_leaves_a_card_beside_the_guard(run, capsys):
     card = Robustness.load(folder)
     assert (card.images, card.labelled, card.norm) == (12, True, "linf")
     assert card.share(0.2) >= card.share(0.02)
-    assert [line.split()[:2] for line in out.splitlines()[2:4]] == [["none", "0.0000"], ["joint", "0.0200"]]
+    assert [line.split()[:2] for line in out.splitlines()[2:4]] == [["none", "-"], ["joint", "0.0200"]]
     assert card.sentence in out
     Guard.load(folder)  # which a card does not damage
+    code, _, err = called(["compare", str(run), "--output", "page.html"], capsys)
+    assert code == 0, err
+    page = Path("page.html").read_text()
+    assert "An attacker who knows the guard" in page
+    assert card.sentence in page
 
     rows = [
         ([*attack, "photos"], f"`--guard` should be a new file. Got `--guard {folder}/robustness.json`, which exists."),
