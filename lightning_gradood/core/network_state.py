@@ -1,10 +1,7 @@
 """A network while it is probed or attacked: exact arithmetic, eval mode, frozen parameters, and logits for an output.
 
-`OrderedBatchNorm` works around a fault of torch's batch norm: on a CPU, `native_batch_norm_backward` of torch 2.15
-looks at the strides of the input and of the gradient to choose between a kernel for [N, C, H, W] in order and one for
-channels last. A batch of one image with strides (C, 1, W·C, C), as `tokens.transpose(1, 2).view(1, C, H, W)` has it,
-counts as both; where the other tensor lies in order, one of them is read in the wrong order without an error, and every
-gradient from there on is wrong. docs/torch_batch_norm.md has the report.
+`OrderedBatchNorm` works around a fault of torch 2.15's batch norm, whose backward pass on a CPU reads a single image of
+some strides in the wrong order, without an error; docs/torch_batch_norm.md has the report.
 """
 
 from __future__ import annotations

@@ -12,24 +12,17 @@ it has learnt, a `Fitted`, which scores any records; the room `evaluation` fits,
 
 Beside the paper's `MLP` stand the field's other methods, each one class that `--detection.detectors` takes by name,
 such as `--detection.detectors '[Baseline, Energy, {class_path: KNN, init_args: {k: 20}}]'`. They read the same pass
-over the images, and are measured on the same records:
+over the images, and are measured on the same records; docs/compare.md names their papers. By families, a file each:
 
-- formulas that learn nothing: `Baseline` (softmax probability), `MaxLogit`, `GEN`, `Energy` and `GradNorm`;
-  `FixedDetector` is their base;
-- energies of a linear head whose input or weights are changed: `ReAct`, `ASH`, `SCALE`, `AdaSCALE`, `DICE`; what is
-  typical of a predicted class: `SHE`, `KLMatching`; the preset `post_hoc` holds these and the formulas;
-- settings chosen on `val`: `ODIN`, `Tuned`; regressions on `train` as well: `LID`, `Mahalanobis` (with `ensemble`);
-- fitted on normal images alone (`needs_anomalies` is false), with a quantile of normal `val` scores as threshold:
-  distances of features (`KNN`, `MahalanobisPP`, `MahalanobisPPPaper`, `RMDS`, `RMDSPP`; with the last layer's weights
-  `ViM`, `FDBD`, `NNGuide`, `NCI`) and of gradient representations (`GradientGaussian`, `GradientKNN`),
-  `Consistency` and `ViewsSoftmax` (views of the image), `SyntheticOutliers` (a model that tells normal images from
-  outliers made of them), `Combined` (p-values of several) and `WeightedParts` (those of the useful ones), the preset
-  `no_anomalies`;
-- gradients of layers: `GROOD` (by an outlier prototype), `NAC` (of neurons), `GradPCA` (between classes' mean gradients);
-- any detector of pytorch-ood, through `PytorchOOD`, named by its own class path;
-- `KnownAnomalies`, a detector for anomalies of any kind beside a regression on known ones;
-- `ImageStatistics`, an audit that does not run the network: where it does well, a source is easy for a reason other
-  than what the images show.
+- formulas that learn nothing (`FixedDetector` is their base): `output_scores`;
+- fitted on normal images alone (`needs_anomalies` is false), with a quantile of normal `val` scores as threshold: on
+  features (`neighbours`, `gaussians`, `mahalanobis`, `class_patterns`; with the last layer's weights `last_layer`,
+  `activations`), gradients (`grood`, `nac`, `gradpca`), views of the image (`consistency`) and outliers made of normal
+  images (`synthetic_outliers`), or several of these at once (`combined`, `weighted_parts`);
+- settings chosen on `val`: `ODIN`, `Tuned`; regressions on `train` as well: `LID`, `Mahalanobis` (with `ensemble`),
+  `KnownAnomalies` (beside a detector for anomalies of any kind), and `ImageStatistics`, an audit without the network:
+  where it does well, a source is easy for a reason other than what the images show;
+- any detector of pytorch-ood, through `PytorchOOD`, named by its own class path.
 """
 
 from lightning_gradood.detectors.activations import ASH, DICE, SCALE, AdaSCALE, PerturbedFeaturesProbe, ReAct

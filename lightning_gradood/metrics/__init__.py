@@ -16,19 +16,17 @@ guarantee how many normal images are flagged, `discoveries` how many of those th
 
 from lightning_gradood.metrics.calibration import (
     ClassThresholds,
-    ScoreDrift,
     binomial_interval,
     check_calibration,
     conformal_p_values,
     conformal_threshold,
     discoveries,
     needed_images,
-    score_drift,
 )
 from lightning_gradood.metrics.conventions import CONVENTIONS, conventional_metrics
 from lightning_gradood.metrics.curves import accuracy_at, auroc, best_balanced_threshold, detection_metrics
+from lightning_gradood.metrics.drift import DriftTest, ScoreDrift, score_drift
 from lightning_gradood.metrics.intervals import auroc_interval
-from lightning_gradood.metrics.martingale import DriftTest
 
 __all__ = [
     "CONVENTIONS", "ClassThresholds", "DriftTest", "ScoreDrift", "accuracy_at", "auroc", "auroc_interval",

@@ -21,14 +21,11 @@ network. The network may be any `nn.Module`; it is left as it was found::
 What is random about an image follows from the seed and its id alone, so that neither order nor number of processes
 matters.
 
-- *Attacks*: advertorch does the arithmetic of those that follow gradients. `AdvertorchAttack` takes any class of
-  advertorch and `FunctionAttack` any function, by import path; a class of your own derives from `Perturbation` and
-  writes `_craft`.
+- *Attacks*: advertorch does the arithmetic of those that follow gradients; `AdvertorchAttack` takes any of its classes
+  and `FunctionAttack` any function, by import path. A class of your own derives from `Perturbation`.
 - *Corruptions*: the 15 kinds of ImageNet-C and CIFAR-10-C at five severities, with the published parameters for the
-  size of the image. `corrupt` takes one 8-bit image and a generator. Frost blends in a drawn texture, as the
-  photographs may not be redistributed.
-- *Synthetic outliers* stand for unknown anomalies: detectors can be trained to tell normal images from them. Each kind
-  is a frozen dataclass with a `seed`.
+  size of the image, but for frost, a drawn texture.
+- *Synthetic outliers* stand for unknown anomalies: detectors can be trained to tell normal images from them.
 """
 
 from lightning_gradood.perturbations.attacks_by_path import AdvertorchAttack, FunctionAttack

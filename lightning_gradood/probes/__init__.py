@@ -32,7 +32,7 @@ from lightning_gradood.probes.feature_probes import (
     columns_by_layer,
 )
 from lightning_gradood.probes.probe import GradientProbe, LogitsProbe, PixelProbe, Probe, SharedLogitsProbe
-from lightning_gradood.probes.shared_pass import ProbeReadings, read_probes, try_probes
+from lightning_gradood.probes.reading import ProbeReadings, read_probes, try_probes
 
 __all__ = [
     "PENULTIMATE", "FeatureLayerProbe", "FeatureProbe", "FeatureSpreadProbe", "GradientProbe", "LogitsProbe",

@@ -19,16 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from lightning_gradood.core import (
-    Component,
-    Refusal,
-    atomic_write,
-    pack,
-    read_json,
-    say,
-    unpack,
-    writing_refused,
-)
+from lightning_gradood.core import Component, Refusal, atomic_write, pack, read_json, say, unpack, writing_refused
 from lightning_gradood.records.table import Records, read_table
 
 _FORMAT = 3  # of shards and entries; part of every seal

@@ -10,13 +10,7 @@
 """
 
 from lightning_gradood.networks import MLPSettings
-from lightning_gradood.tasks.classification import (
-    IMAGENET,
-    ClassificationTask,
-    Normalization,
-    OneCycle,
-    check_network,
-)
+from lightning_gradood.tasks.classification import IMAGENET, ClassificationTask, Normalization, OneCycle, check_network
 from lightning_gradood.tasks.detection import DetectionTask, Member, Trained, train_detection
 from lightning_gradood.tasks.resuming import ResumeCheckpoint
 

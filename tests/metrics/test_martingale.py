@@ -8,7 +8,7 @@ import pytest
 from scipy.stats import binom, kstest
 
 from lightning_gradood.metrics import DriftTest
-from lightning_gradood.metrics.martingale import bet_factors
+from lightning_gradood.metrics.drift import bet_factors
 
 DRAWS = {"normal": lambda rng, size: rng.normal(size=size), "few values": lambda rng, size: rng.integers(0, 4, size)}
 

@@ -1,6 +1,6 @@
-"""A sequential test for drift: score after score it bets against exchangeability with reference scores.
+"""Drift of scores: two tables compared, and a sequential test that bets against exchangeability with reference scores.
 
-Each new score is ranked among the n reference scores, and how often each of these n + 1 ranks occurred is counted. If
+In the test each new score is ranked among the n reference scores, and how often each of these n + 1 ranks occurred is counted. If
 all scores are exchangeable, the next rank has the probabilities (1 + count) / (n + 1 + images) of Pólya's urn,
 so that its randomised p-value is uniform and independent of those before. Bets on it multiply a capital of 1 whose
 expectation stays 1: it ever reaches 1 / a with a probability of at most a (Ville's inequality), however long the stream
@@ -22,6 +22,9 @@ from functools import cached_property
 from typing import Literal, Self
 
 import numpy as np
+
+from lightning_gradood.core import Refusal
+from lightning_gradood.metrics.calibration import binomial_interval
 
 _SEED = 0  # of the tie breaks and of the ranks' randomisation: a stream has one result
 _SMALLEST = 1e-12  # p-value
@@ -97,3 +100,58 @@ def bet_factors(p_values: np.ndarray) -> np.ndarray:
     u = p_values[:, None]
     extremes = [1 - _SHARES + _SHARES / 4 * one**-0.75 for one in (u, 1 - u)]
     return np.concatenate([1 + _SLOPES * (1 - 2 * u), *extremes], axis=1)
+
+
+@dataclass(frozen=True)
+class ScoreDrift:
+    """How scores of new images differ from those of reference images.
+
+    Args:
+        reference, new: numbers of images.
+        reference_flagged, new_flagged: shares of them that are flagged.
+        low, high: bounds of the latter's binomial 95 % interval.
+        distance: Kolmogorov and Smirnov's, the largest difference of the two cumulative distributions, in [0, 1]; it
+            bounds the difference in the share flagged at any threshold.
+        p_value: of that distance, two-sided.
+        effect: Cliff's delta, P(new > reference) − P(new < reference), in [−1, 1]; above 0 new images are more
+            anomalous.
+    """
+
+    reference: int
+    new: int
+    reference_flagged: float
+    new_flagged: float
+    low: float
+    high: float
+    distance: float
+    p_value: float
+    effect: float
+
+
+def score_drift(
+    reference: np.ndarray, new: np.ndarray, reference_flagged: np.ndarray, new_flagged: np.ndarray
+) -> ScoreDrift:
+    """Compare scores float [m] of new images with those [n] of reference images, with bool flags of both.
+
+    Reference:
+        Cliff 1993, "Dominance statistics", for the effect size.
+    """
+    if not len(reference) or not len(new):
+        raise Refusal(
+            f"Both tables should hold scored images. Got {len(reference)} in the reference and {len(new)} new ones."
+        )
+    from scipy.stats import ks_2samp, mannwhitneyu  # slow to import
+
+    test = ks_2samp(reference, new)
+    wins = float(mannwhitneyu(new, reference, alternative="two-sided").statistic)
+    count = int(new_flagged.sum())
+    return ScoreDrift(
+        len(reference),
+        len(new),
+        float(reference_flagged.mean()),
+        count / len(new),
+        *binomial_interval(count, len(new)),
+        distance=float(test.statistic),
+        p_value=float(test.pvalue),
+        effect=2 * wins / (len(new) * len(reference)) - 1,
+    )
