@@ -41,10 +41,10 @@ WRITING = {
 }  # fmt: skip
 # Lines of a room. A commit that needs more raises the number here, and says why.
 BUDGET = {
-    "__init__": 27, "__main__": 3, "audit": 749, "cli": 2234, "core": 1721, "data": 2164, "detectors": 3994,
-    "evaluation": 1145, "extraction": 916, "fitting": 228, "gradients": 3125, "guard": 1871, "metrics": 841,
-    "networks": 1287, "perturbations": 1796, "preflight": 70, "probes": 752, "records": 644, "report": 3309,
-    "tasks": 665, "trainer": 271,
+    "__init__": 27, "__main__": 3, "audit": 749, "cli": 2234, "core": 1713, "data": 2164, "detectors": 3981,
+    "evaluation": 1145, "extraction": 916, "fitting": 228, "gradients": 3121, "guard": 1871, "metrics": 842,
+    "networks": 1287, "perturbations": 1792, "preflight": 70, "probes": 752, "records": 630, "report": 3309,
+    "tasks": 659, "trainer": 271,
 }  # fmt: skip
 
 

@@ -75,10 +75,8 @@ class Portions:
                 done.append(work(rows))
                 first, reason = rows.stop, ""
             except (RuntimeError, MemoryError) as error:
-                lacking = isinstance(error, MemoryError | torch.OutOfMemoryError) or any(
-                    one in str(error) for one in _WORDS
-                )
-                if not lacking:
+                lacking = isinstance(error, MemoryError | torch.OutOfMemoryError)
+                if not (lacking or any(one in str(error) for one in _WORDS)):
                     raise
                 reason = next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".")
                 self._halve(rows.stop - rows.start, reason)

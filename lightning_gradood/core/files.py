@@ -139,9 +139,8 @@ def check_yaml(text: str) -> None:
     """Raise `Unparsable` for a YAML text that passes a limit; other errors are left to its parser."""
     if len(text) > YAML_BYTES:
         raise Unparsable(f"more than {YAML_BYTES / 1e6:g} million characters")
-    sizes: dict[
-        str, int
-    ] = {}  # of what anchors hold; in the parser's events an alias is one, however much it stands for
+    # of what anchors hold; in the parser's events an alias is one, however much it stands for
+    sizes: dict[str, int] = {}
     total, begun = 0, list[tuple[str, int]]()
     with suppress(yaml.YAMLError):
         for event in yaml.parse(text, Loader=_Loader):

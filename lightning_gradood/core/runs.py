@@ -149,9 +149,7 @@ def hold(folder: Path) -> Iterator[None]:
             f"{holder or 'another one'}. Wait for it, or name another folder."
         ) from error
     try:
-        if not isinstance(
-            lock, SoftFileLock
-        ):  # which it becomes on a file system without locks, with a text of its own
+        if not isinstance(lock, SoftFileLock):  # which it becomes on a file system without locks, with its own text
             path.write_text(f"process {os.getpid()} on {socket.gethostname()} since {datetime.now():%Y-%m-%d %H:%M:%S}")
         yield
     finally:

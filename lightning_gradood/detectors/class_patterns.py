@@ -74,9 +74,8 @@ class KLMatching(Detector):
         logits = normal_training_records(records).stored(LogitsProbe.name)
         predictions = np.concatenate([some.argmax(axis=1) for _, some in float64_blocks(logits)])  # of all copies them
         rows = (logits[predictions == one].astype(np.float64) for one in np.unique(predictions))  # of a class at a time
-        return FittedKLMatching(
-            np.stack([logsumexp(log_softmax(one, axis=1), axis=0) - np.log(len(one)) for one in rows])
-        )
+        means = [logsumexp(log_softmax(one, axis=1), axis=0) - np.log(len(one)) for one in rows]
+        return FittedKLMatching(np.stack(means))
 
 
 @dataclass(frozen=True, eq=False)

@@ -57,9 +57,7 @@ class EmpiricalTail(Component):
             at_least = len(normal) - torch.searchsorted(normal, scores.contiguous())
         p_values = ((1.0 + at_least.double()) / (len(normal) + 1.0)).clamp_min(1.0 - _TAIL)
         steps = -p_values.log()
-        if (
-            scores.requires_grad
-        ):  # steps have no slope: that between ranks a twentieth of all images apart stands for it
+        if scores.requires_grad:  # steps have no slope: that between ranks a twentieth of all images apart stands in
             reach = max(len(normal) // 20, 1)
             low, high = (normal[(len(normal) - at_least + move).clamp(0, len(normal) - 1)] for move in (-reach, reach))
             rise = ((at_least + reach) / (at_least - reach).clamp_min(1)).log()

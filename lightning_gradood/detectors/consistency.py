@@ -42,9 +42,8 @@ class ViewsProbe(SharedLogitsProbe):
         with reading(network):
             padded = F.pad(images, (0, 1, 0, 1), mode="replicate")
             views = [images.flip(3), F.avg_pool2d(padded, kernel_size=2, stride=1)]
-            if (
-                not torch.compiler.is_compiling() and len(images) < _SMALL_BATCH
-            ):  # torch.export knows no number of images
+            # torch.export knows no number of images
+            if not torch.compiler.is_compiling() and len(images) < _SMALL_BATCH:
                 views = list(torch.split(torch.cat(views), _SMALL_BATCH))
             changed = torch.cat([network(view) for view in views])
         check_finite_rows(changed, "The network's logits of a view")

@@ -92,10 +92,8 @@ class GradPCAProbe(Probe):
         explained = variances.cumsum(dim=0) / variances.sum()
         kept = min(int((explained < self.share).sum()) + 1, int((variances > 1e-12 * variances[0]).sum()))
         directions = means.T @ vectors[:, :kept] / variances[:kept].sqrt()
-        parts = (centre.float().numpy(), directions.float().numpy())
-        return PreparedGradPCAProbe(
-            self.layer, self.share, names_of_parameters=names, centre=parts[0], directions=parts[1]
-        )
+        learnt = {"centre": centre.float().numpy(), "directions": directions.float().numpy()}
+        return PreparedGradPCAProbe(self.layer, self.share, names_of_parameters=names, **learnt)
 
 
 @dataclass(frozen=True, eq=False)

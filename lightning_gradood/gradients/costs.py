@@ -116,11 +116,8 @@ def estimates(size: Size, costs: Costs) -> dict[str, float]:
     """Cost of one image's squared norm by each form of `convolution_forms`, by the form's name."""
     C, D, T, taps = size.C, size.D, size.positions, size.taps
     columns, pairs, product = C * taps, T**2, costs.product
-    moved_input, moved_gradient, unfolding = (
-        costs.moved * C * size.pixels,
-        costs.moved * D * T,
-        costs.unfolded * columns * T,
-    )
+    moved_input, moved_gradient = costs.moved * C * size.pixels, costs.moved * D * T
+    unfolding = costs.unfolded * columns * T
     if size.groups == C > 1:
         each = costs.narrow if taps <= 9 else costs.wide
         grouped = each * T * D * taps + costs.narrow_weight * D * taps

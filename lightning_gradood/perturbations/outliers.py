@@ -321,10 +321,9 @@ class Recolour(SyntheticOutlier):
 
     def _make(self, images: Tensor, draws: Draws) -> Tensor:
         channels, mean = images.shape[1], images.mean((2, 3), keepdim=True)
-        turn = torch.eye(channels).to(images) + draws.uniform(self.low, self.high, 1, 1) * draws.normal(
-            channels, channels
-        )
-        return torch.einsum("nij,njhw->nihw", turn, images - mean) + mean + 0.1 * draws.normal(channels, 1, 1)
+        amount, turn = draws.uniform(self.low, self.high, 1, 1), draws.normal(channels, channels)
+        turned = torch.einsum("nij,njhw->nihw", torch.eye(channels).to(images) + amount * turn, images - mean)
+        return turned + mean + 0.1 * draws.normal(channels, 1, 1)
 
 
 def _sides(images: Tensor, shares: Tensor) -> list[list[int]]:

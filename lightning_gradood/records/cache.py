@@ -109,13 +109,8 @@ class RecordCache:
                 f"The records in {self.folder / key} should hold all {len(ids)} images. Got none for {len(missing)} of "
                 f"them, such as {min(missing)}. Run the same command again: it probes only those."
             )
-        about = {
-            "format": _FORMAT,
-            "key": key,
-            "rows": len(set[str]().union(*shards.values())),
-            "description": dict(description),
-        }
-        about["shards"] = list(shards)
+        rows = len(set[str]().union(*shards.values()))
+        about = {"format": _FORMAT, "key": key, "rows": rows, "description": dict(description), "shards": list(shards)}
         with atomic_write(self.folder / key / _ENTRY, _FLAG) as file:
             file.write(json.dumps(about | {_DIGEST: entry_key(about)}, indent=1, sort_keys=True).encode())
 

@@ -109,9 +109,8 @@ def possible_forms(size: costs.Size, geometry: Geometry, limits: costs.Limits) -
         if limits.unfolds:
             return {forms.unfolded: max(1, limits.chunk // (C * size.taps * (T + D))), **found}
     found[forms.materialised] = max(1, limits.weights // (C * D * size.taps // size.groups))
-    if (
-        geometry.groups == C > 1 and not geometry.transposed and T > 1
-    ):  # torch takes a kernel of one entry group by group
+    # torch takes a kernel of one entry group by group
+    if geometry.groups == C > 1 and not geometry.transposed and T > 1:
         found[forms.depthwise] = max(1, limits.chunk // (4 * (C * size.pixels + D * T)))
     if geometry.is_pointwise():
         found[forms.pointwise] = max(2, limits.chunk // (C * D))
