@@ -27,6 +27,8 @@ from lightning_gradood.core import (
     check_images,
     decode,
     eight_bit,
+    encode,
+    packages_of,
     printable,
     read_picture,
     to_pixels,
@@ -44,7 +46,6 @@ from lightning_gradood.guard.saving import (
     Description,
     damaged,
     guard_folder,
-    packages,
     read_description,
     write_guard,
 )
@@ -258,17 +259,18 @@ class Guard:
         Raises:
             Refusal: the folder holds something else; or the network cannot be built again, or gives other scores then.
         """
-        place, about = Path(folder).expanduser().resolve(), replace(self.about, threshold=self.threshold)
+        place, guard = Path(folder).expanduser().resolve(), copy.copy(self)
         if place.exists() and not (place / GUARD).is_file() and (not place.is_dir() or any(place.iterdir())):
             raise Refusal(
                 f"`folder` should be new, empty, or that of an older guard. Got `{folder}`, which holds something else. "
                 "Name another."
             )
-        if not about.network:
+        guard.about = replace(self.about, threshold=self.threshold)
+        if not self.about.network:
             recipe = recipe_of(self.bare_network, self.transform)
-            about = replace(about, network=recipe.network, transform=recipe.transform)
-        noise = torch.rand(4, *about.image_shape, generator=torch.Generator().manual_seed(0))
-        write_guard(self, place, about, noise, self(noise).scores, "folder")
+            guard.about = replace(guard.about, network=recipe.network, transform=recipe.transform)
+        noise = torch.rand(4, *self.about.image_shape, generator=torch.Generator().manual_seed(0))
+        write_guard(guard, place, noise, self(noise).scores, "folder")
 
     def records(self, images: Tensor) -> Records:
         """Read the detector's probes, as `__call__` does; for `explain`."""
@@ -312,7 +314,8 @@ class Guard:
     @property
     def packages(self) -> list[str]:
         """Packages whose classes it has, and which `load` must be told to trust."""
-        return sorted(packages(self, self.about) - set(PACKAGES))
+        named = [self.about.network, self.about.transform, encode([self.saved, self.probes], {})]
+        return sorted(packages_of(named) - set(PACKAGES))
 
     @property
     def device(self) -> torch.device:
@@ -390,4 +393,4 @@ def save_guard(
     """
     guard = Guard(network, saved, probes, None, about, known)
     expected = score_in_blocks(saved.fitted, known.records)[-len(images) :]
-    return write_guard(guard, folder, about, images, expected, "--run_dir")
+    return write_guard(guard, folder, images, expected, "--run_dir")

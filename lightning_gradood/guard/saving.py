@@ -17,7 +17,7 @@ import numpy as np
 from torch import Tensor
 
 import lightning_gradood
-from lightning_gradood.core import Refusal, atomic_write, encode, fits, pack, packages_of, read_json, writing_refused
+from lightning_gradood.core import Refusal, atomic_write, fits, pack, read_json, writing_refused
 from lightning_gradood.networks import Outputs
 from lightning_gradood.records import entry_key
 
@@ -104,16 +104,14 @@ def write_folder(folder: Path, about: Description, parts: Mapping[str, bytes]) -
             file.write(content)
 
 
-def write_guard(
-    guard: Guard, folder: Path, about: Description, images: Tensor, expected: np.ndarray, flag: str
-) -> Guard:
+def write_guard(guard: Guard, folder: Path, images: Tensor, expected: np.ndarray, flag: str) -> Guard:
     """Save a guard and return what is loaded from there, if that gives the images their scores, [n]."""
     weights, probes = guard.bare_network.state_dict(), guard.probes
     parts = {NETWORK: weights, DETECTOR: guard.saved, PROBES: probes, KNOWN: guard.known}
     trial, old = (folder.with_name(f".{folder.name}.{name}") for name in ("trial", "old"))
     try:
-        write_folder(trial, about, {name: pack(part) for name, part in parts.items()})
-        loaded = guard.load(trial, packages(guard, about), guard.device)
+        write_folder(trial, guard.about, {name: pack(part) for name, part in parts.items()})
+        loaded = guard.load(trial, guard.packages, guard.device)
         spread = max(float(np.ptp(guard.calibration)), 1e-12)
         if not np.allclose(loaded(images).scores, expected, rtol=1e-6, atol=_TOLERANCE * spread):
             raise Refusal(
@@ -128,11 +126,6 @@ def write_guard(
         shutil.rmtree(trial, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
     return loaded
-
-
-def packages(guard: Guard, about: Description) -> set[str]:
-    """Packages of all classes that a guard's files name, beside which `load` knows `core.PACKAGES`."""
-    return packages_of([about.network, about.transform, encode([guard.saved, guard.probes], {})])
 
 
 def guard_folder(place: str | Path) -> Path:

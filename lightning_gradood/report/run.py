@@ -33,10 +33,8 @@ SCORE_COLUMNS = {
     **{"detector": str, "anomalous": int, "score": float, "p_value": float, "flagged": bool},
 }
 
-GUARD_SCORE_COLUMNS = {
-    **{"id": str, "path": str, "label": str, "prediction": str, "source": str, "split": str},
-    **{"score": float, "p_value": float, "flagged": bool, "guard": str},
-}
+_OF_DETECTORS = ("trained_on", "detector", "anomalous")
+GUARD_SCORE_COLUMNS = {one: kind for one, kind in SCORE_COLUMNS.items() if one not in _OF_DETECTORS} | {"guard": str}
 
 
 def long_results(outcomes: Iterable[Outcome], failures: Iterable[Failure] = ()) -> list[dict[str, Any]]:

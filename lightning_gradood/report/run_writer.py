@@ -1,5 +1,6 @@
 """The run folder as `detect` fills it, while network and records are at hand; everything is told from it afterwards."""
 
+import io
 import math
 import os
 import platform
@@ -7,6 +8,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from itertools import product
@@ -211,14 +213,11 @@ def keep_guard(
         guard = Guard(place.model.network, saved, probes, source.transform, about, keeps)
         if place.recipe is not None:
             guard = save_guard(folder, about, place.model.network, saved, probes, keeps, last)
-            write_rows(
-                _scores(guard, place.datamodule, records),
-                GUARD_SCORE_COLUMNS,
-                folder.parent / GUARD_SCORES,
-                "--run_dir",
-            )
-            images = os.path.relpath(os.path.commonpath([*map(os.path.dirname, files.values())])) if files else images
-            if not files:
+            told = _scores(guard, place.datamodule, records)
+            write_rows(told, GUARD_SCORE_COLUMNS, folder.parent / GUARD_SCORES, "--run_dir")
+            if files:
+                images = os.path.relpath(os.path.commonpath([*map(os.path.dirname, files.values())]))
+            else:
                 _write_samples(folder.parent / SAMPLES, guard, place.datamodule, records)
     except Unwritable:
         raise
@@ -263,14 +262,19 @@ def _scores(guard: Guard, data: ImageDataModule, records: Mapping[str, Records])
 
 def _write_samples(folder: Path, guard: Guard, data: ImageDataModule, records: Mapping[str, Records]) -> None:
     """Write ten `test` images of each source as PNG files, where the guard reads from these the pixels that were probed."""
+    found = dict[str, bytes]()
     for source in (NORMAL, *data.sources.anomaly_names):
         pixels = pixels_of(data, records, source, spread(records[source].where(split="test").ids, _SAMPLES))
         for number, image in enumerate(() if pixels is None else pixels):
             picture = Image.fromarray(image if image.shape[2] == 3 else image[..., 0])
-            read = (as_float(guard.read(picture)) * 255).round().byte()
-            if np.array_equal(read.permute(1, 2, 0).numpy(), image):
-                with atomic_write(folder / source / f"{number}.png", "--run_dir") as file:
-                    picture.save(file, "PNG")
+            with suppress(Refusal):  # a transform may take no pictures
+                read = (as_float(guard.read(picture)) * 255).round().byte()
+                if np.array_equal(read.permute(1, 2, 0).numpy(), image):
+                    picture.save(buffer := io.BytesIO(), "PNG")
+                    found[f"{source}/{number}.png"] = buffer.getvalue()
+    for name, content in found.items():
+        with atomic_write(folder / name, "--run_dir") as file:
+            file.write(content)
 
 
 def _description(place: Workplace, chosen: Calibrated, normal: Records) -> Description:
