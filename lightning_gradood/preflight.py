@@ -26,6 +26,7 @@ def preflight(
     sources, detecting = data.sources, settings if verb in ("fit", "detect") else None
     if settings is not None:
         refuse_unfit_trainer(trainer)
+        sources.skip_unreadable = settings.on_bad_image == "skip"
         sources.try_built_in_anomalies()
         sources.take(settings.sizes(sources.knows_anomalies))
     if detecting is not None:

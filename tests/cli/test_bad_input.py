@@ -87,7 +87,7 @@ def test_every_door_refuses_in_one_sentence_and_leaves_all_files_as_they_were(fi
 
 
 @pytest.mark.filterwarnings("ignore:NO WEIGHTS")
-def test_what_is_met_while_images_are_read_is_refused_by_name_and_nothing_is_kept(capsys):
+def test_what_is_met_while_images_are_read_is_refused_by_name_and_nothing_is_kept(capsys, caplog):
     flat = ["--model.network", "theirs.Flat", "--data.train", "null", "--data.perturbations.attacks={a: FGSM}"]
     rows = [
         ([*READ, *flat], ["through autograd", "such as detach"]),
@@ -102,6 +102,16 @@ def test_what_is_met_while_images_are_read_is_refused_by_name_and_nothing_is_kep
         assert [words for words in expected if words not in message] == [], message
         assert "nan.pt" not in arguments or not list(Path("runs/.records").glob("*/entry.json"))
     assert not list(Path("runs").rglob("results.parquet"))
+    skip = [
+        "--detection.on_bad_image",
+        "skip",
+        "--detection.detectors",
+        "[Baseline]",
+        "--data.perturbations.attacks",
+        "null",
+    ]
+    assert called(["extract", *DETECT[1:], "--data.anomalies.nine", "broken", *skip], capsys)[0] == 0
+    assert "nine: 1 of 6 images cannot be read and are left out: 003.png." in caplog.text
 
 
 def test_an_attack_that_misleads_nothing_is_a_failed_row_with_its_numbers(capsys):
