@@ -33,10 +33,10 @@ def epochs(monkeypatch):
 def test_fit_ends_with_the_table_and_a_run_folder_that_agrees_with_it(run, finished):
     printed = (finished / "printed.txt").read_text()
     rows = [row.split()[:5] for row in table(printed).splitlines()]
-    assert rows[0] == ["source", "detector", "n", "train", "n"]
-    assert rows[2:4] == [[source, "mlp", "8+8", "8+8", "4+4"] for source in ("nine", "photographs")]
+    assert rows[0] == ["source", "detector", "AUROC", "95", "%"]
+    assert [row[:2] for row in rows[2:4]] == [[source, "mlp"] for source in ("nine", "photographs")]
     assert f"\nResults and figures: {run}\n" in printed
-    assert printed.rstrip().endswith(f"  python -m lightning_gradood score --guard {run}/guard FOLDER")
+    assert printed.rstrip().endswith(f"  python -m lightning_gradood score --guard {run}/guard {run}/samples")
     assert [name for name in FILES if not (run / name).stat().st_size] == []
     config = yaml.safe_load((run / "config.yaml").read_text())
     assert config["data"]["init_args"]["limits"]["images"] == 20
