@@ -131,7 +131,7 @@ class Command(LightningCLI):
         config.default_root_dir = str(self.folder or "runs")
         if config.logger is None:
             config.logger = CSVLogger(self.folder, name="logs") if self.folder else False
-        with parsing.refused_by_lightning(ValueError):
+        with parsing.refused_by_lightning(ValueError, TypeError):
             trainer: Trainer = super().instantiate_trainer(**kwargs)  # type: ignore[assignment]  # trainer_class is ours
         trainer.experiment = self.experiment
         share_signals(trainer)

@@ -47,10 +47,14 @@ def main(args: Sequence[str] | None = None) -> None:
 
 
 def _run(words: list[str]) -> None:
+    if words[:1] == ["help"]:
+        words = [*words[1:], "--help"]
     if words in (["--help"], ["-h"], ["--version"]):
         sys.stdout.write(f"lightning_gradood {__version__}\n" if words == ["--version"] else OVERVIEW)
         sys.exit(0)
     try:
+        if words and words[0] in VERBS and words[0] not in ALONE:
+            words = _checked(words)
         if words and words[0] not in VERBS and not words[0].startswith("--trust"):
             from lightning_gradood.cli.plain import unknown_verb
 
@@ -71,3 +75,18 @@ def _run(words: list[str]) -> None:
         if isinstance(error, Refusal):
             raise Ended(str(error)) from error
         raise
+
+
+def _checked(words: list[str]) -> list[str]:
+    """Look at the words of a verb with an experiment: short help, or a flag that no such verb has, ends the program."""
+    from lightning_gradood.cli.screens import screen, wrong_flag
+
+    asked = next((place for place, word in enumerate(words) if word in ("--help", "-h")), len(words))
+    if words[asked + 1 :] == ["all"]:
+        return words[:-1]
+    if asked < len(words):
+        sys.stdout.write(screen(words[0]))
+        sys.exit(0)
+    if sentence := wrong_flag(words[0], words[1:]):
+        raise Ended(sentence)
+    return words

@@ -6,6 +6,7 @@ import itertools
 import os
 import pkgutil
 import re
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import is_dataclass
@@ -20,14 +21,15 @@ from jsonargparse import ArgumentParser, Namespace, get_loader, set_loader, set_
 from jsonargparse._common import parsing_settings  # there is no public way back from a policy on imports
 from jsonargparse.typing import NotEmptyStr, restricted_number_type
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import Trainer, callbacks, loggers
+from lightning.pytorch import callbacks, loggers
 from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import nn
+from torchvision.transforms import v2
 
 from lightning_gradood import data, detectors, gradients, networks, perturbations, tasks
-from lightning_gradood.cli.plain import one_sentence
+from lightning_gradood.cli.plain import one_sentence, own_keys
 from lightning_gradood.core import (
     Refusal,
     Seed,
@@ -39,7 +41,7 @@ from lightning_gradood.core import (
     read_yaml,
 )
 from lightning_gradood.evaluation import DetectionSettings
-from lightning_gradood.report import Benchmark, Experiment, LoggingSettings, ReportSettings, TableSettings
+from lightning_gradood.report import LoggingSettings, ReportSettings
 from lightning_gradood.trainer import DEFAULT_CACHE
 
 OWN = (
@@ -59,6 +61,7 @@ _KNOWN = re.compile(r"known\s+subclasses:\s+([^()]+)\)")
 _MANY = 40  # Lightning's callbacks are fewer; there are hundreds of modules
 _LINE = "\n" + " " * 24
 _CLASS_PATH, _ARGUMENTS, _CONFIG = "class_path", "init_args", ("-c", "--config")
+_OF_SETTINGS = ("--trainer", "--model", "--data", "--detection", "--report", "--logging")
 _PYTORCH_OOD = "pytorch_ood.detector."
 _HUGGING_FACE, _FROM_PRETRAINED = (
     "lightning_gradood.networks.hugging_face",
@@ -66,7 +69,6 @@ _HUGGING_FACE, _FROM_PRETRAINED = (
 )
 _TRAINED = ("max_epochs", "max_steps", "limit_train_batches", "accumulate_grad_batches", "check_val_every_n_epoch")
 _ROOMS = (data, detectors, gradients, networks, perturbations, tasks)
-_SETTINGS = (DetectionSettings, LoggingSettings, ReportSettings, Benchmark, Experiment, TableSettings)
 KEYS = {  # ours: type, default and help
     "detection": (DetectionSettings | None, DetectionSettings(),
                   "Stage two: what is read from the classifier and which detectors are fitted; null stops `fit` before it."),
@@ -114,8 +116,7 @@ def _limited(load: Callable[[str], Any]) -> Callable[[str], Any]:
         try:
             check_yaml(text)
             found = load(text)
-            # the parser spells null as "None" for a key within a group of settings
-            return None if found == "None" else _adapted(found)
+            return _adapted(found)
         except yaml.YAMLError:  # the parser takes it for plain text, or says what is wrong
             raise
         except Exception as error:  # a limit, or whatever the converter of a tag or a number runs into
@@ -129,6 +130,8 @@ def _limited(load: Callable[[str], Any]) -> Callable[[str], Any]:
 
 def _adapted(value: Any) -> Any:
     """Put detectors of pytorch-ood, named by their own class paths, into `PytorchOOD`, and `hf:NAME` into `hugging_face`."""
+    if value == "None":  # as Python, and an agent of W&B, spell null
+        return None
     if isinstance(value, str):
         if _FROM_PRETRAINED.fullmatch(value):
             return _HUGGING_FACE
@@ -189,34 +192,22 @@ def _shortened(match: re.Match[str]) -> str:
 
 
 @cache
-def vocabulary() -> dict[str, str]:
-    """Names that a configuration may use, classes and functions with their import path."""
-    public = {name: getattr(room, name) for room in _ROOMS for name in room.__all__}
-    typed = [one for one in (*public.values(), Trainer, *_SETTINGS) if callable(one)]
-    parameters = {name for one in typed for name in inspect.signature(one).parameters}
-    sections = ("seed_everything", "trainer", "model", "data", *KEYS)
-    plain = dict.fromkeys([*parameters, *sections, *loggers.__all__, *callbacks.__all__, *torch.optim.__all__], "")
-    return plain | {name: f"{room.__name__}.{name}" for room in _ROOMS for name in room.__all__}
+def classes() -> dict[str, str]:
+    """Classes and functions that a configuration may name, each with its import path."""
+    theirs = (loggers, callbacks, torch.optim, v2)
+    public = {name: f"{room.__name__}.{name}" for room in theirs for name in getattr(room, "__all__", vars(room))}
+    return public | {name: f"{room.__name__}.{name}" for room in _ROOMS for name in room.__all__}
 
 
 class Parser(LightningArgumentParser):
     """Refuses in one sentence where argparse would print its usage first, and helps briefly."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **{"prog": "python -m lightning_gradood", **kwargs})
+        super().__init__(*args, **{"prog": "python -m lightning_gradood", "allow_abbrev": False, **kwargs})
 
     def format_help(self, *args: Any, **kwargs: Any) -> str:
         """Called for every kind of help."""
         return _KNOWN.sub(_shortened, super().format_help(*args, **kwargs))
-
-    def parse_path(self, cfg_path: Any, *args: Any, **kwargs: Any) -> Any:
-        """Read an experiment file, which must be text of a size, depth and expansion that a person writes."""
-        try:
-            if os.path.isfile(cfg_path):  # a pipe from the shell can be read only once
-                read_yaml(cfg_path)
-            return super().parse_path(cfg_path, *args, **kwargs)
-        except (Unparsable, UnicodeDecodeError) as error:
-            raise BadText(f"`config` should be a YAML file. Got `config = {cfg_path}`, {error}.") from error
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise the refusal that `main` prints."""
@@ -224,7 +215,7 @@ class Parser(LightningArgumentParser):
         if isinstance(behind, BadText):
             raise behind
         refuse_denied(message)
-        raise Refusal(one_sentence(message, vocabulary())) from ex
+        raise Refusal(one_sentence(message, own_keys(self), classes=classes())) from ex
 
 
 def refuse_denied(message: str) -> None:
@@ -258,12 +249,24 @@ class LogConfig(SaveConfigCallback):
 def with_shipped_files(words: Sequence[str]) -> list[str]:
     """Replace names of shipped experiment files behind `--config` by their paths, and `from_pretrained` by `hugging_face`.
 
-    A path that exists stays as it is.
+    Files of settings that are no YAML are refused.
     """
     glued = ("-c=", "--config=")
     words = [_FROM_PRETRAINED.sub(_HUGGING_FACE, word) for word in words]
     found = [part for word in words for part in (word.split("=", 1) if word.startswith(glued) else [word])]
-    return [experiment_file(word) if before in _CONFIG else word for before, word in itertools.pairwise(["", *found])]
+    found = [experiment_file(word) if before in _CONFIG else word for before, word in itertools.pairwise(["", *found])]
+    for before, word in itertools.pairwise(["", *found]):
+        flag, _, value = word.partition("=") if word.startswith("--") else (before, "", word)
+        named = flag in _CONFIG or (flag in _OF_SETTINGS and value.endswith((".yaml", ".yml")))
+        if named and os.path.isfile(value):  # a pipe from the shell can be read only once
+            key = "config" if flag in _CONFIG else flag[2:]
+            try:
+                wrong = "" if isinstance(read_yaml(value), dict) else "in which no keys are"
+            except (Unparsable, OSError) as error:
+                wrong = str(error)
+            if wrong:
+                raise Refusal(f"`{key}` should be a YAML file. Got `{key} = {value}`, {wrong}.")
+    return found
 
 
 def experiment_name(words: Sequence[str]) -> str:
@@ -291,6 +294,10 @@ def check_settings(parser: ArgumentParser, config: Namespace) -> None:
         given = config[part].init_args.as_dict()
         sections += [f"{part}.{name}" for name in known if is_dataclass(known[name].default) and not given.get(name, 1)]
     refuse_null(parser, config, sections)
+    for name, value in config.items():
+        if value in ("None", "null"):  # of a setting that takes any text
+            name = name.replace(f".{_ARGUMENTS}", "")
+            raise Refusal(f"`{name}` should have a value. Got null. Leave it out for the default.")
     for name in _TRAINED:
         if config.trainer.get(name) == 0:  # Lightning trains nothing, or divides by it
             raise Refusal(
@@ -321,13 +328,16 @@ def refuse_null(parser: ArgumentParser, config: Namespace, sections: Sequence[st
 
 @contextmanager
 def refused_by_lightning(*more: type[Exception]) -> Iterator[None]:
-    """Word what Lightning, or another exception among `more`, says of the Trainer's settings."""
-    kinds: tuple[type[Exception], ...] = (MisconfigurationException, *more)
+    """Word what Lightning itself, or another exception among `more`, says of the Trainer's settings."""
     try:
         yield
     except Refusal:
         raise
-    except kinds as error:
+    except Exception as error:
+        *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+        theirs = isinstance(error, ValueError) and str(frame.f_globals["__name__"]).startswith("lightning.")
+        if not (theirs or isinstance(error, (MisconfigurationException, *more))):
+            raise
         said = " ".join(str(error).split())
         raise Refusal(f"`trainer` should hold settings that work on this machine. Got: {said}") from error
 

@@ -3,9 +3,12 @@
 What jsonargparse says of wrong words becomes one sentence here, for these verbs and for those with an experiment.
 """
 
+import difflib
 import functools
+import inspect
 import os
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -18,15 +21,37 @@ SWITCH: dict[str, Any] = {"action": "store_true"}
 """Spelling of a flag that takes no value."""
 
 _VERB = re.compile(r"argument subcommand: invalid choice: '([^']*)'|expected \"subcommand\" to be one of")
-_UNKNOWN_KEY = re.compile(r"(?:[Oo]ption '|Key '|unrecognized arguments: --|keys that it knows\. Got `)([\w.]+)")
-_UNKNOWN_CLASS = re.compile(r"(?:dot import path string: |has no attribute '|there is no class called )([\w.]+)")
-_KEY = re.compile(r'Parser key "([^"]+)": ?|^`([\w.-]+)`(?:: | (?=should hold only keys))')
-_MISSING = re.compile(r"No module named '(\w+)'")
+_UNKNOWN_KEY = re.compile(r"(?:[Oo]ption '|Key '|unrecognized arguments: --)([\w.-]+)")
+_UNKNOWN_CLASS = re.compile(r"(?:dot import path string: |module '([\w.]+)' has no attribute ')([\w.]+)")
+_MISSING = re.compile(r"arguments are required: (.+)")
+_KEY = re.compile(r'Parser key "([^"]+)": ?')
+_OWN = re.compile(r"(?:`([\w.-]+)`|The configuration)(:? .+)")
+_ABSENT = re.compile(r"No module named '(\w+)'")
+_TYPE = re.compile(r"Expected a (?:<class '(\w+)'>|typing\.Literal\[(.*?)\])")
+_VALUE = re.compile(r"(?:Got|Given) value: (.*?)\.?$")
+_SENTENCES = (  # what the parser says, and what should be
+    (
+        r"callable class.* but got NestedArg\(key='(.*?)'",
+        "name a class, and then its arguments. Got `{}` alone. Name it first.",
+    ),
+    (
+        r"callable class.* but got None|not 'NoneType'|value: None\.?$",
+        "have a value. Got null. Leave it out for the default.",
+    ),
+    (
+        r"class, but ([\w.]+) is abstract",
+        "name a class that can be built, arguments under `init_args`. Got {}: abstract.",
+    ),
+    (r"Unable to load config ['\"](.*?)['\"]", "hold settings. Got {}. Leave it out for the defaults."),
+)
 _NOISE = re.compile(  # how the parser works, and alternatives of a Union that nobody means
-    r"^$|Does not validate against|Subtypes:|Errors:|Given value type:|Expected a path but"
+    r"^$|Does not validate against|Subtypes:|Errors:|Given value type:|Expected a path but|Expected a dot import path"
     r"|Given value: (NestedArg|Namespace|\{|\[)|Problem with given class_path|Subclass types expect|^a (class path|dict) "
     r"|Expected a <class 'NoneType'>|^Type collections.abc.Callable\[\[\], torch.utils.data"
 )
+_PLAIN = {"int": "a whole number", "float": "a number", "str": "text", "bool": "true or false", "list": "a list",
+          "dict": "a mapping"}  # fmt: skip
+_FEW = 12  # keys of a class that are listed where none is near
 
 
 class PlainParser(ArgumentParser):
@@ -51,8 +76,14 @@ class PlainParser(ArgumentParser):
         """Raise the refusal that the program prints."""
         from lightning_gradood.core import Refusal
 
-        flags = [flag.removeprefix("--") for action in self._actions for flag in action.option_strings]
-        raise Refusal(one_sentence(message, dict.fromkeys(flags, ""), "--")) from ex
+        raise Refusal(one_sentence(message, own_keys(self), "--")) from ex
+
+
+def own_keys(parser: ArgumentParser) -> list[str]:
+    """Keys of a parser's flags, and those of the verbs below it."""
+    parsers = [parser, *(getattr(parser._subcommands_action, "choices", None) or {}).values()]
+    words = [word for one in parsers for action in one._actions for word in action.option_strings]
+    return [word[2:] for word in words if word.startswith("--") and not word.endswith(("help", "+"))]
 
 
 def plain(epilog: str, **spelling: Mapping[str, Any]) -> Callable[[Callable[..., Any]], Callable[[Sequence[str]], Any]]:
@@ -68,6 +99,7 @@ def plain(epilog: str, **spelling: Mapping[str, Any]) -> Callable[[Callable[...,
                 parser_class=PlainParser,
                 spelling=spelling,
                 prog=f"python -m lightning_gradood {function.__name__}",
+                usage=f"%(prog)s {_usage(function)}",
                 description=VERBS[function.__name__],
                 epilog=epilog,
                 allow_abbrev=False,
@@ -76,6 +108,19 @@ def plain(epilog: str, **spelling: Mapping[str, Any]) -> Callable[[Callable[...,
         return run
 
     return verb
+
+
+def _usage(function: Callable[..., Any]) -> str:
+    """Flags that have to be given, and what stands without one."""
+    parameters = inspect.signature(function).parameters.values()
+    needed = [
+        f"--{one.name} {one.name.upper()}"
+        for one in parameters
+        if one.kind is one.KEYWORD_ONLY and one.default is one.empty
+    ]
+    return " ".join(
+        [*needed, "[--flag value ...]", *(one.name.upper() for one in parameters if one.kind is not one.KEYWORD_ONLY)]
+    )
 
 
 def refuse_existing(flag: str, path: Path, overwrite: bool) -> None:
@@ -91,42 +136,73 @@ def unknown_verb(word: str) -> str:
     if not word or word.startswith("-"):
         got = f"`{word}`" if word else "none"
         return f"A verb should come first, e.g. `fit --config digits`. Got {got}. `--help` lists the verbs."
-    return f"A verb should be one of {', '.join(VERBS)}. Got `{word}`. {_hint(word, dict.fromkeys(VERBS, ''))}"
+    near = difflib.get_close_matches(word.lower(), VERBS, 1)
+    return f"A verb should be one of {', '.join(VERBS)}. Got `{word}`. {_meant(near) or 'See --help.'}"
 
 
-def one_sentence(message: str, known: Mapping[str, str], flag: str = "") -> str:
-    """Shorten a message of the argument parser to the key, what is wrong with it, and the nearest known name for an unknown one.
+def one_sentence(message: str, keys: Sequence[str], flag: str = "", classes: Mapping[str, str] | None = None) -> str:
+    """Shorten a message of an argument parser to the key, what is wrong with it, and the nearest known name for an unknown one.
 
-    `known` are names that may be used, classes with their import path; `flag` stands before a key, such as `--`.
+    `keys` are those of the parser; `classes` may be named, each with its import path; `flag` stands before a key, as `--`.
 
-    Examples:
-        >>> one_sentence("unrecognized arguments: --trainer.max_epoch 3", {"trainer": "", "max_epochs": ""})
-        'The configuration should hold only keys that it knows. Got `trainer.max_epoch`. Did you mean `max_epochs`?'
+    Example:
+        >>> one_sentence("unrecognized arguments: --trainer.max_epoch 3", ["config", "trainer.max_epochs"])
+        'The configuration should hold only keys that it knows. Got `trainer.max_epoch`. Did you mean `trainer.max_epochs`?'
     """
     if match := _VERB.search(message):
         return unknown_verb(match[1] or "")
     lines = [line.strip().removeprefix("- ") for line in message.splitlines()]
-    keys = list(dict.fromkeys(key for line in lines for found in _KEY.findall(line) for key in found if key))
-    where = f"`{flag}{'.'.join(keys)}`: " if keys else ""
+    names = list(dict.fromkeys(key for line in lines for key in _KEY.findall(line)))
+    lines = [_KEY.sub("", _ABSENT.sub(r"\g<0>; correct the name, or python -m pip install \1", line)) for line in lines]
+    where = f"`{flag}{'.'.join(names)}`" if names else ""
+    if own := next(filter(None, map(_OWN.fullmatch, lines)), None):  # said already by the parser of a part
+        path = ".".join([*names, *filter(None, [own[1]])])
+        return f"`{path}`{own[2]}" if path else f"The configuration{own[2]}"
     if match := _UNKNOWN_KEY.search(message):
-        where = where.removesuffix(": ") or "The configuration"
-        return f"{where} should hold only keys that it knows. Got `{match[1]}`. {_hint(match[1], known)}"
-    if match := _UNKNOWN_CLASS.search(message):
-        word = match[1].rstrip(".")
-        return f"{where}there is no class called {word}. {_hint(word, known)}"
-    lines = [
-        _KEY.sub("", _MISSING.sub(r"\g<0>; install it, or correct the name: python -m pip install \1", one))
-        for one in lines
-    ]
-    rest = "; ".join(dict.fromkeys(line.rstrip(".") for line in lines if not _NOISE.search(line)))
-    return f"{where}{rest or 'a value of the wrong type'}."
+        hint = key_hint(match[1], keys)
+        return f"{where or 'The configuration'} should hold only keys that it knows. Got `{match[1]}`. {hint}"
+    kept = [line for line in lines if not _NOISE.search(line)]
+    types = [match for match in map(_TYPE.search, kept) if match]
+    if (match := _UNKNOWN_CLASS.search(message)) and "float" not in [one[1] for one in types]:
+        word, known = match[2].rstrip("."), vars(sys.modules[match[1]]) if match[1] in sys.modules else classes or {}
+        return f"{where}{': ' * bool(where)}there is no class called {word}. {_class_hint(word, known)}"
+    if match := _MISSING.search(message):
+        missing = [re.sub(rf"^({'|'.join(VERBS)})\.", "", one) for one in match[1].rstrip(".").split(", ")]
+        paths = [f"`{flag if one in keys else ''}{'.'.join([*names, one])}`" for one in missing]
+        fix = "Name an experiment file, e.g. --config digits." if {"data", "model"} & {*missing} else "See --help."
+        return f"{', '.join(paths)} should be given. Got none. {fix}"
+    for pattern, words in _SENTENCES:
+        if match := re.search(pattern, "\n".join(kept), re.MULTILINE):
+            return f"{where} should {words.format(*match.groups())}"
+    value = next((one[1] for one in map(_VALUE.search, kept) if one), "")
+    rest = dict.fromkeys(line.rstrip(".") for line in kept if not _TYPE.search(line) and not _VALUE.match(line))
+    if rest or not types:
+        return f"{where}{': ' * bool(where)}{'; '.join(rest) or 'a value of the wrong type'}."
+    options = [option.strip(" '") for one in types if one[2] for option in one[2].split(",")]
+    found = [_PLAIN.get(one[1], one[1]) for one in types if one[1]] + [
+        f"one of {', '.join(dict.fromkeys(options))}"
+    ] * bool(options)
+    fix = _meant(difflib.get_close_matches(value, options, 1)) or (f"Write [{value}]." if found == ["a list"] else "")
+    return f"{where} should be {' or '.join(found)}. Got {value or 'another'}. {fix}".rstrip()
 
 
-def _hint(word: str, known: Mapping[str, str]) -> str:
-    """Name the nearest of the known names to the first part of a dotted word that is none of them."""
-    from lightning_gradood.core import did_you_mean
+def key_hint(word: str, keys: Sequence[str]) -> str:
+    """Name the key that is nearest to an unknown one, as a whole or in its last part; where none is near, list a few."""
+    places = {part: key for key in reversed(keys) for part in (key.rpartition(".")[2], key)}
+    first, _, last = word.replace("-", "_").partition(".")
+    for part, least in ((f"{first}.{last}".rstrip("."), 0.75), (first, 0.6), (last, 0.6)):
+        if near := difflib.get_close_matches(part, places, 3, least):
+            return _meant([places[max(near, key=lambda one: one.startswith(part[:4]))]])
+    listed = [key for key in keys if "." not in key and key != "config" and not key.startswith("print_")]
+    return f"Its keys are {', '.join(listed)}." if 0 < len(listed) <= _FEW else "See --help."
 
-    part = next((part for part in word.split(".") if part not in known), word.rpartition(".")[2])
-    if part in known:  # a class that has to be named with its path, or a key in the wrong place
-        return f"Did you mean `{known[part]}`?" if known[part] else "See --help."
-    return did_you_mean(part, known, "See --help.")
+
+def _class_hint(word: str, known: Mapping[str, Any]) -> str:
+    """Name the nearest class, one that is known by its import path."""
+    if path := known.get(word):
+        return _meant([path])
+    return _meant(difflib.get_close_matches(word, known, 1)) or "Give its import path, as in my_package.MyClass."
+
+
+def _meant(names: Sequence[str]) -> str:
+    return f"Did you mean `{names[0]}`?" if names else ""

@@ -3,6 +3,7 @@
 import errno
 import logging
 import os
+import re
 import shutil
 import subprocess
 import warnings
@@ -27,6 +28,7 @@ _NOISE = (
     "LightningCLI's args parameter is intended",  # `benchmark` calls the other verbs so, with words of its own in sys.argv
     "Precision .* is not supported by the model summary",  # its estimate of megabytes under mixed precision
 )
+_SAID = re.compile(r"Tip: For seamless cloud|`weights_only` was not set")  # other products; at each checkpoint
 
 
 def run_program(words: Sequence[str]) -> None:
@@ -110,11 +112,7 @@ def benchmark(words: list[str]) -> None:
 
 def _quieten() -> None:
     """Leave out what others say at every start and no user can do anything about."""
-    advertised = logging.getLogger("lightning.pytorch.utilities.rank_zero")  # Lightning recommends other products there
-    advertised.addFilter(_no_advertisement)
+    for name in ("utilities.rank_zero", "trainer.connectors.checkpoint_connector"):
+        logging.getLogger(f"lightning.pytorch.{name}").addFilter(lambda record: not _SAID.search(record.getMessage()))
     for message in _NOISE:
         warnings.filterwarnings("ignore", message)
-
-
-def _no_advertisement(record: logging.LogRecord) -> bool:
-    return "Tip: For seamless cloud" not in record.getMessage()

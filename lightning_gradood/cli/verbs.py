@@ -4,8 +4,8 @@ import signal
 
 ABOUT = "Train a classifier, probe it with gradients, and detect images unlike its training data."
 VERBS = {
-    "fit": "Train the classifier, then do what `detect` does; --detection null stops after the classifier.",
-    "validate": "Loss and accuracy of the classifier on the part of its training images that is held out.",
+    "fit": "Train the classifier, then do what `detect` does.",
+    "validate": "Loss and accuracy of the classifier on held-out training images.",
     "test": "Loss and accuracy of the classifier on the normal images.",
     "predict": "Run the classifier on every source and write its predictions.",
     "extract": "Probe every source on all processes and keep the records.",

@@ -119,7 +119,7 @@ def read_yaml(path: str | os.PathLike[str]) -> Any:
     try:
         return yaml.load(text, Loader=_Loader)  # noqa: S506  # builds plain values only
     except Exception as error:  # of YAML, or of a converter, for tags such as `!!int x`
-        raise Unparsable(" ".join(str(error).split())) from error
+        raise Unparsable(" ".join(str(error).replace('in "<unicode string>", ', "at ").split())) from error
 
 
 def read_json(path: str | os.PathLike[str], limit: int = JSON_BYTES) -> Any:

@@ -3,7 +3,7 @@
 import functools
 from contextlib import ExitStack
 
-from lightning_gradood.cli.parsing import check_settings, interpolation
+from lightning_gradood.cli.parsing import check_settings, interpolation, with_shipped_files
 from lightning_gradood.cli.program import Parsed
 from lightning_gradood.core import Refusal
 
@@ -19,7 +19,7 @@ def verdict(*flags, verb="fit", file="tiny.yaml"):
     try:
         with interpolation():
             command = _parsed(verb)
-            config = command.parser.parse_args([verb, "--config", file, *flags])[verb]
+            config = command.parser.parse_args(with_shipped_files([verb, "--config", file, *flags]))[verb]
             check_settings(command._parser(verb), config)
             return config
     except Refusal as refusal:

@@ -31,9 +31,15 @@ def two() -> Module: return CifarResNet(1, 2)
 DOORS = [
     ([], "A verb should come first, e.g. `fit --config digits`. Got none."),
     (["detct", *FILE], "Got `detct`. Did you mean `detect`?"),
-    (["fit"], "the following arguments are required: fit.data, fit.model."),
+    (["fit"], "`data`, `model` should be given. Got none. Name an experiment file, e.g. --config digits."),
     (["fit", "--config", "nowhere.yaml"], "Got `--config nowhere.yaml`, which does not exist (looked at /"),
     (["fit", "--config", "good.pt"], "`config` should be a YAML file. Got `config = good.pt`, no text in UTF-8."),
+    (["fit", "--confg", "tiny.yaml"], "Got `confg`. Did you mean `config`?"),
+    ([*READ, "--weights", "good.pt"], "Got `weights`. Did you mean `model.weights`?"),
+    ([*READ, "--data.normal", "--run_dir", "x"], "`data.normal` should be given with a value. Got none."),
+    ([*READ, "--data", "list.yaml"], "Got `data = list.yaml`, in which no keys are."),
+    ([*READ, "--detection=flow.yaml"], "Got `detection = flow.yaml`, while parsing a flow node did not find"),
+    *(([*READ, f"--trainer.devices={number}"], "Got: `devices` selected with") for number in ("many", -3, 1.5)),
     ([*FIT, "--trainer.accelerator", "abacus"], "`trainer` should hold settings that work on this machine. Got: "),
     ([*FIT, "--trainer.precision", "bf16-true"], "`trainer.precision` should leave the weights in float32"),
     ([*FIT, "--trainer.enable_checkpointing", "false"], "`trainer.enable_checkpointing` should be on"),
@@ -80,6 +86,8 @@ def test_every_door_refuses_in_one_sentence_and_leaves_all_files_as_they_were(fi
     for place in ("old/config.yaml", "deep.yaml", "guard/guard.json", "ended/provenance.json", "ended/results.parquet"):
         Path(place).parent.mkdir(exist_ok=True)
         Path(place).write_text("[" * 10**5)  # which explodes
+    Path("list.yaml").write_text("- a")
+    Path("flow.yaml").write_text("a: [")
     (checkpoint,) = finished.glob("runs/tiny/*/checkpoints/last.ckpt")
     deeper = [*FIT, "--ckpt_path", str(checkpoint), "--model.network.blocks_per_stage", "2"]
     all_refused([*DOORS, (deeper, f"Got `ckpt_path = {checkpoint}`, in which 30 of its ")], capsys)
@@ -91,6 +99,7 @@ def test_what_is_met_while_images_are_read_is_refused_by_name_and_nothing_is_kep
     flat = ["--model.network", "theirs.Flat", "--data.train", "null", "--data.perturbations.attacks={a: FGSM}"]
     rows = [
         ([*READ, *flat], ["through autograd", "such as detach"]),
+        ([*FIT, "--trainer.val_check_interval", "9999"], ["Got: `val_check_interval` (9999) must be less"]),
         ([*READ, "--ckpt_path", "nan.pt"], ["logits should be finite. Got NaN or infinity", "These are normal/"]),
         (
             [*DETECT, "--data.anomalies.nine", "broken"],

@@ -176,10 +176,16 @@ def test_explanations_are_columns_and_figures(score, capsys):
         assert picture.width > 500
 
 
+FIRST_WORDS = [
+    *([verb, "--help"] for verb in [*PLAIN, "fit", "benchmark"]),
+    *(["configs"], ["detct"], ["--nope"], ["help"], ["fit", "--confg", "a"], ["detect", "--data"]),
+]
+
+
 def test_scoring_imports_no_lightning_and_first_words_not_even_torch(score):
     script = (
         "import contextlib, sys\nfrom lightning_gradood.cli import main\n"
-        f"for words in {[*([verb, '--help'] for verb in PLAIN), ['configs'], ['detct'], ['--nope']]}:\n"
+        f"for words in {FIRST_WORDS}:\n"
         "    with contextlib.suppress(SystemExit): main(words)\n"
         "loaded = ['torch' in sys.modules]\n"
         f"main({[*score, 'photos', '--output', 'scores.csv']})\n"

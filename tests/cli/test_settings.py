@@ -9,15 +9,17 @@ import yaml
 from parsed import check, verdict
 from tiny import FILE, printed, resolved
 
+from lightning_gradood.cli.screens import keys_of
+from lightning_gradood.cli.verbs import ALONE
 from lightning_gradood.evaluation import DetectionSettings
 
 ONLY_KNOWN = "should hold only keys that it knows."
 MISSPELT = [
-    (["--trainer.max_epoch", "3"], "Got `trainer.max_epoch`. Did you mean `max_epochs`?"),
+    (["--trainer.max_epoch", "3"], "Got `trainer.max_epoch`. Did you mean `trainer.max_epochs`?"),
     (["--model.wieghts", "x.pt"], f"`model` {ONLY_KNOWN} Got `wieghts`. Did you mean `weights`?"),
     (["--model.network.num_class", "4"], f"`model.network` {ONLY_KNOWN} Got `num_class`. Did"),
-    (["--detection.mpl.width", "3"], "Got `mpl.width`. Did you mean `mlp`?"),
-    (["--nothing.like.it", "3"], "Got `nothing.like.it`. See --help."),
+    (["--detection.mpl.width", "3"], "Got `mpl.width`. Did you mean `mlp.width`?"),
+    (["--nothing.like.it", "3"], "Got `nothing.like.it`. Its keys are seed_everything, "),
     (["--model", "ClasificationTask"], "`model`: there is no class called ClasificationTask. Did you mean `Classif"),
     (["--trainer.callbacks", "[EarlyStoping]"], "called EarlyStoping. Did you mean `EarlyStopping`?"),
     (["--model.optimizer", "torch.optim.SDG"], "`model.optimizer`: there is no class called SDG. Did you mean `SGD`?"),
@@ -26,6 +28,13 @@ MISSPELT = [
     (["--data.perturbations.attacks={a: {class_path: FSGM}}"], "there is no class called FSGM. Did you mean `FGSM`?"),
     (["--data.normal", "torchvision.datasets.CIFAR10", "--data.normal.rot", "x"], "`data.normal` should hold only keys"),
     (["--model.network", "timn.create_model"], "No module named 'timn'; correct the name, or python -m pip install timn"),
+    (["--data.anomaly.x", "a"], f"`data` {ONLY_KNOWN} Got `anomaly.x`. Did you mean `anomalies`?"),
+    (["--data.limits.image", "3"], "Got `limits.image`. Did you mean `limits.images`?"),  # and no abbreviation of it
+    (["--model.network.blocks", "3"], "Got `blocks`. Its keys are blocks_per_stage, num_classes, channels."),
+    (["--data.perturbations.attacks={a: {class_path: FGSM, init_args: {epsilon: 1}}}"], "Did you mean `eps`?"),
+    (["--data.transform", "Resize"], "Did you mean `torchvision.transforms.v2.Resize`?"),
+    (["--model.network", "torchvision.models.resnet19"], "there is no class called resnet19. Did you mean `resnet18`?"),
+    (["--detection.preset", "no_anomaly"], "post_hoc. Got no_anomaly. Did you mean `no_anomalies`?"),
     (["stray"], "unrecognized arguments: stray."),
 ]  # fmt: skip
 OUT_OF_RANGE = {
@@ -38,24 +47,43 @@ OUT_OF_RANGE = {
 }  # fmt: skip
 WRONG = [
     *(([f"--{one}"], f"`{one.partition('=')[0]}`: Not of type {kind}: ") for one, kind in OUT_OF_RANGE.items()),
-    (["--trainer.max_epochs", "many"], "`trainer.max_epochs`: Expected a <class 'int'>; Given value: many."),
+    (["--trainer.max_epochs", "many"], "`trainer.max_epochs` should be a whole number. Got many."),
     (["--data.split.fractions", "[0.5, 0.5]"], "`data.split.fractions`: Expected a tuple with 3 elements."),
-    (["--data.perturbations.keep", "some"], "`data.perturbations.keep`: "),
+    (["--data.perturbations.keep", "some"], "`data.perturbations.keep` should be one of all, successful. Got some."),
+    (["--model.optimizer.lr", "0.1"], "`model.optimizer` should name a class, and then its arguments. Got `lr` alone."),
+    (
+        ["--model.optimizer", "Adam", "--model.optimizer.lr", "fast"],
+        "`model.optimizer.lr` should be a number. Got fast.",
+    ),
+    (["--detection.detectors", "Energy"], "`detection.detectors` should be a list. Got Energy. Write [Energy]."),
+    (
+        ["--detection.detectors", "[{class_path: KNN, k: 3}]"],
+        "arguments under `init_args`. Got lightning_gradood.detectors.D",
+    ),
+    (["--trainer.callbacks", "EarlyStopping"], "`trainer.callbacks.monitor` should be given."),
+    *(
+        ([f"--{key}", "None"], f"`{key}` should have a value. Got null.")
+        for key in ("cache_dir", "trainer.accelerator", "data.batch_size", "detection.preset", "detection.detectors")
+    ),
+    (["--trainer", "null"], "`trainer` should hold settings. Got null."),
     (["--trainer.accumulate_grad_batches", "0"], "`trainer.accumulate_grad_batches` should be above 0."),
     (["--seed_everything", "-1"], "`seed_everything` should be a seed. Got -1 does not conform to restriction"),
 ]
 IN_A_FILE = [
-    ("trainer: {max_epoch: 3}", f"{ONLY_KNOWN} Got `trainer.max_epoch`. Did you mean `max_epochs`?"),
-    ("detection: {mlp: {widht: 3}}", f"{ONLY_KNOWN} Got `widht`. Did you mean `width`?"),
-    ("model: null", "the following arguments are required: fit.model."),
-    ("model: {init_args: {network: {init_args: {num_classes: null}}}}", "`model.network.num_classes`: Not of type Pos"),
+    ("trainer: {max_epoch: 3}", f"{ONLY_KNOWN} Got `trainer.max_epoch`. Did you mean `trainer.max_epochs`?"),
+    ("detection: {mlp: {widht: 3}}", f"{ONLY_KNOWN} Got `widht`. Did you mean `mlp.width`?"),
+    ("model: null", "`model` should be given. Got none. Name an experiment file, e.g. --config digits."),
+    (
+        "model: {init_args: {network: {init_args: {num_classes: null}}}}",
+        "`model.network.num_classes` should have a value. Got null.",
+    ),
     ("detection: {mlp: null}", "`detection.mlp` should hold settings. Got `detection.mlp = None`."),
     *(
         (f"data: {{init_args: {{{one}: null}}}}", f"Got `data.{one} = None`. L")
         for one in ("split", "limits", "perturbations")
     ),
     ("trainer: null", "`trainer` should hold settings. Got `trainer = None`. Leave it out for the defaults."),
-    ("cache_dir: null", "`cache_dir`: Not of type NotEmptyStr: "),
+    ("cache_dir: null", "`cache_dir` should have a value. Got null."),
 ]
 INTERPOLATED = [
     ("${oc.env:SMOOTHING}", "Not of type ClosedUnitInterval: 1.5 does not conform"),
@@ -83,6 +111,11 @@ def test_null_takes_away_what_the_file_or_an_earlier_flag_has_set():
     for key, value in {"perturbations.attacks": "paper", "limits.images": "7", "limits.sources": "{normal: 9}"}.items():
         found = [verdict(f"--data.{key}", value), verdict(f"--data.{key}", value, f"--data.{key}", "null")]
         assert [one.data.init_args.get(key) is None for one in found] == [False, True], key
+    for key in ("model.weights", "model.scheduler", "data.keep_pixels", "data.classes", "detection.guard", "run_dir"):
+        section, _, name = key.rpartition(".")
+        found = verdict(f"--{key}", "None")  # as W&B's agent spells it
+        found = found if section in ("", "detection") else found[section].init_args
+        assert (found.detection if section == "detection" else found)[name] is None, key
     Path("more.yaml").write_text("seed_everything: null\ndetection: null\nrun_dir: null")
     found = verdict("--config", "more.yaml")
     assert (found.seed_everything, found.detection, found.run_dir) == (None, None, None)
@@ -194,8 +227,23 @@ def test_help_names_every_verb_and_what_a_reader_needs_on_a_few_screens(capsys, 
     assert text.startswith("usage: python -m lightning_gradood ")
     assert [verb for verb in VERBS if not re.search(rf"^    {verb} +[A-Z].*\.$", text, re.MULTILINE)] == []
     for words, expected in HELP:
-        text = printed(words if len(words) > 1 else [*words, "--help"], capsys)
+        text = printed(words if len(words) > 1 else [*words, "--help", "all"], capsys)
         assert [word for word in expected if word not in re.sub(r"\s+", " ", text)] == []
         if len(words) > 1:
             assert len(text.splitlines()) < 180, "hundreds of known subclasses hide what a reader looks for"
             assert all(len(line) <= 130 for line in text.splitlines())
+
+
+def test_help_of_a_verb_is_one_screen_of_flags_and_choices_that_exist(capsys):
+    for verb in [*VERBS, *ALONE]:
+        text = printed([verb, "--help"], capsys)
+        assert len(text.splitlines()) <= 60, verb
+        assert verb in ALONE or [line for line in text.splitlines() if len(line) > 85] == []
+    text, keys = printed(["fit", "-h"], capsys), [key for key in keys_of("fit") if not key.endswith("ARGUMENT")]
+    own = [key for key in keys if key not in ("trust", "config", "print_config")]
+    assert [key for key in own if ONLY_KNOWN in str(verdict(f"--{key.replace('NAME', 'x')}", "1"))] == []
+    for key in ("detection.preset", "detection.budget", "detection.protocol", "data.perturbations.attacks"):
+        (choices,) = re.findall(r"one of (.*)\. Got", verdict(f"--{key}", "?"))
+        assert [one for one in choices.split(", ") if one not in text] == [], key
+    assert printed(["help", "fit"], capsys) == text
+    assert keys_of("benchmark")[0] in printed(["benchmark", "--help", "all"], capsys)
