@@ -59,7 +59,7 @@ class Spy(Detector, Fitted):
             scores_are_logits,
             outliers,
         )
-        self.fits, self.scored, self.seed = [], [], None
+        self.fits, self.scored, self.after, self.seed = [], [], [], None  # `after` which fit each was scored
 
     @property
     def name(self):
@@ -72,4 +72,5 @@ class Spy(Detector, Fitted):
 
     def score(self, records):
         self.scored.append(records)
+        self.after.append(len(self.fits))
         return np.log(records.probe(PROBE)[:, 0]) + 18.5

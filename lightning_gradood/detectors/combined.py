@@ -151,8 +151,7 @@ class Combined(OfSeveral):
             rows = train if one.needed_outliers else train & ~synthetic
             read, fold = records.only([probe.name for probe in one.probes]).keep(rows), fold_of[rows]
             scores = list[np.ndarray]()
-            for number in range(self.folds):
-                fitted = one.fit(read.keep(fold != number), seed)
+            for number, fitted in enumerate(one.fit_each(read, (fold != part for part in range(self.folds)), seed)):
                 scores.append(score_in_blocks(fitted, normal_records(read.keep(fold == number))))
             tails.append(EmpiricalTail(np.sort(np.concatenate(scores))))
             members.append(one.fit(read, seed))

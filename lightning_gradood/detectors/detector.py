@@ -104,6 +104,10 @@ class Detector(Component, ABC):
             seed: fixes everything random.
         """
 
+    def fit_each(self, records: Records, several: Iterable[np.ndarray], seed: int) -> Iterator[Fitted]:
+        """Fit on some of the rows, bool [n], once for each of several choices, in their order."""
+        return (self.fit(records.keep(rows), seed) for rows in several)
+
     def kept(self, fitted: Fitted) -> Detector:
         """The detector without what `fitted` does not use, which is what is saved; it reads fewer probes."""
         return self

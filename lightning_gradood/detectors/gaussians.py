@@ -84,15 +84,22 @@ class ClassGaussian(Component):
                 "normal images rather than with that of the class."
             )
             centres = np.zeros_like(centres)
-        scatter, fourth = np.zeros((width, width)), 0.0
+        scatter, fourth, kept = np.zeros((width, width) if count >= width else 0), 0.0, list[np.ndarray]()
         for rows, block in blocks():
             left = (block - mean) / scale - centres[numbers[rows]]
-            scatter += left.T @ left
+            if count < width:  # whose scatter has few directions
+                kept.append(left)
+            else:
+                scatter += left.T @ left
             fourth += float(np.square(np.square(left).sum(axis=1)).sum())
-        covariance = _shrunk(scatter / count, fourth / count, count)
-        eigenvalues, vectors = np.linalg.eigh(covariance)
-        directions = (vectors / np.maximum(eigenvalues, _SMALLEST) ** (whitening / 2)) @ vectors.T
-        return cls(mean, scale, classes, centres, directions)
+        if kept:
+            _, lengths, vectors = np.linalg.svd(np.concatenate(kept), full_matrices=False)
+            eigenvalues, vectors = np.square(lengths) / count, vectors.T
+        else:
+            eigenvalues, vectors = np.linalg.eigh(scatter / count)
+        eigenvalues, level = _shrunk(eigenvalues, width, fourth / count, count)
+        powers, rest = (np.maximum(one, _SMALLEST) ** (-whitening / 2) for one in (eigenvalues, level))
+        return cls(mean, scale, classes, centres, (vectors * (powers - rest)) @ vectors.T + rest * np.eye(width))
 
     def whitened(self, values: Tensor, predictions: Tensor) -> Tensor:
         """Values [n, D] relative to the mean of the predicted class, or of all if it is unknown, float64 [n, R]."""
@@ -130,12 +137,15 @@ class ClassGaussian(Component):
         return self._tensors[device]
 
 
-def _shrunk(covariance: np.ndarray, fourth: float, count: int) -> np.ndarray:
-    """Shrink an empirical covariance as Ledoit and Wolf 2004, with the mean fourth power of the length of its rows."""
-    width, level, square = len(covariance), np.trace(covariance) / len(covariance), np.square(covariance).sum()
+def _shrunk(eigenvalues: np.ndarray, width: int, fourth: float, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Shrink eigenvalues of an empirical covariance as Ledoit and Wolf 2004, with the mean fourth power of its rows' length.
+
+    The second is that of all directions that are not given, in which nothing varies.
+    """
+    level, square = eigenvalues.sum() / width, np.square(eigenvalues).sum()
     spread = square - width * level**2  # of eigenvalues about their mean
     share = min((fourth - square) / count, spread) / spread if spread > 0 else 0.0
-    return np.asarray((1 - share) * covariance + share * level * np.eye(width))
+    return (1 - share) * eigenvalues + share * level, np.asarray(share * level)
 
 
 def log_norms(read: TensorReadings, columns: Sequence[str]) -> Tensor:

@@ -112,7 +112,7 @@ class KnownAnomalies(OfSeveral):
 
     def _regressions(self, values: np.ndarray, kinds: np.ndarray, names: Sequence[str]) -> list[Logistic]:
         own = [(kinds == "") | (kinds == name) for name in names]
-        return [fit_balanced_logistic(values[rows], (kinds[rows] != "").astype(int), self.strength) for rows in own]
+        return [fit_balanced_logistic([values[rows]], (kinds[rows] != "").astype(int), self.strength) for rows in own]
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import ClassVar, Literal
@@ -26,6 +26,7 @@ from lightning_gradood.records import Records
 _HELD_OUT = 5  # every so many-th image, with its outliers, stops the MLP's training
 _FARTHEST = 4.0  # standard deviations from the class' centre; what is farther counts as that
 _PRIOR = 5  # images at the mean of all by which a class' mean is shrunk
+_COLUMNS = 256  # that are standardised together
 _LARGEST = 6000  # records of either kind that a linear model is fitted on; more change nothing and take longer
 
 
@@ -75,25 +76,37 @@ class SyntheticOutliers(TrainedDetector):
 
     @override
     def begin(self, records: Records, seed: int) -> Fitted | UntrainedMLP:
+        if self.model != "mlp":
+            return next(self.fit_each(records, [np.ones(len(records), dtype=bool)], seed))
         normal, outliers = normal_training_records(records), outlier_training_records(records, self)
-        if self.model == "linear":
-            random = np.random.default_rng(seed)
-            normal, outliers = _some(normal, random), _some(outliers, random)
-        reads = [TensorReadings.of(part) for part in (normal, outliers)]
-        values = torch.cat([self.read.values(read) for read in reads])
+        values = torch.cat([self.read.values(TensorReadings.of(part)) for part in (normal, outliers)])
         labels = np.repeat([0, 1], [len(normal), len(outliers)])
-        if self.model == "linear":
-            return FittedSyntheticOutliers(self.read, fit_balanced_logistic(values.numpy(), labels, self.strength))
-        if self.model == "deviations":
-            deviations = Deviations.of(values.numpy()[labels == 0], normal.column("prediction"))
-            found = deviations.of_values(values, torch.cat([read.predictions for read in reads]))
-            logistic = fit_balanced_logistic(found.numpy(), labels, self.strength)
-            return FittedSyntheticOutliers(self.read, logistic, deviations)
         held = _held_out([*normal.column("origin_id"), *outliers.column("origin_id")], seed)
         train, stop = ((values[rows], torch.from_numpy(labels[rows])) for rows in (~held, held))
         # logarithms were taken where they belong
         settings = replace(self.settings or MLPSettings(), log_values=False)
         return UntrainedMLP.of(self.read, settings, train, stop, seed)
+
+    @override
+    def fit_each(self, records: Records, several: Iterable[np.ndarray], seed: int) -> Iterator[Fitted]:
+        if self.model == "mlp":
+            yield from super().fit_each(records, several, seed)
+            return
+        read, plain, random = TensorReadings.of(records), records.only([]), np.random.default_rng
+        values, row_of = self.read.values(read), dict(zip(records.ids, range(len(records)), strict=True))
+        for chosen in several:
+            known, draws = plain.keep(chosen), random(seed)
+            sides = normal_training_records(known), outlier_training_records(known, self)
+            if self.model == "linear":
+                sides = _some(sides[0], draws), _some(sides[1], draws)
+            normal, outliers = ([row_of[one] for one in side.ids] for side in sides)
+            rows, labels, deviations = [*normal, *outliers], np.repeat([0, 1], [len(normal), len(outliers)]), None
+            columns = (values[rows, first : first + _COLUMNS] for first in range(0, values.shape[1], _COLUMNS))
+            if self.model == "deviations":
+                deviations = Deviations.of(values[normal].numpy(), read.predictions[normal].numpy())
+                columns = deviations.columns(values, read.predictions, rows)
+            logistic = fit_balanced_logistic((one.numpy() for one in columns), labels, self.strength)
+            yield FittedSyntheticOutliers(self.read, logistic, deviations)
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,9 +136,19 @@ class Deviations(Component):
 
     def of_values(self, values: Tensor, predictions: Tensor) -> Tensor:
         """Standard deviations from the centre of the predicted class, at most 4 either way, and without sign, [n, 2D]."""
-        standardised = (values - torch.from_numpy(self.mean)) / torch.from_numpy(self.scale)
-        found = (standardised - of_class(predictions, self.classes, self.centres)).clamp(-_FARTHEST, _FARTHEST)
+        found = self._signed(values, predictions, slice(None))
         return torch.cat([found, found.abs()], dim=1)
+
+    def columns(self, values: Tensor, predictions: Tensor, rows: Sequence[int]) -> Iterator[Tensor]:
+        """The same of some rows, some columns at a time, so that they stay near the processor."""
+        blocks = [slice(first, first + _COLUMNS) for first in range(0, values.shape[1], _COLUMNS)]
+        found = (self._signed(values[rows, block], predictions[rows], block) for block in [*blocks, *blocks])
+        return (one.abs() if number >= len(blocks) else one for number, one in enumerate(found))
+
+    def _signed(self, values: Tensor, predictions: Tensor, block: slice) -> Tensor:
+        standardised = (values - torch.from_numpy(self.mean[block])) / torch.from_numpy(self.scale[block])
+        usual = of_class(predictions, self.classes, self.centres[:, block])
+        return (standardised - usual).clamp(-_FARTHEST, _FARTHEST)
 
 
 @dataclass(frozen=True, eq=False)

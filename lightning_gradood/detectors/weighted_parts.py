@@ -88,15 +88,15 @@ class _Seen:
     kind: np.ndarray
 
     def scores(self, one: Detector, records: Records, seed: int) -> np.ndarray:
-        """Scores of each row by fits that have not seen its fold; the last two nor the even, or odd, kinds. [3, n]."""
-        found = np.empty((3, len(self.fold)))
-        apart = (-1, 0, 1) if one.needed_outliers else (-1,)
-        for fold in np.unique(self.fold):
-            here, allowed = self.fold == fold, True if one.needed_outliers else self.kind < 0
-            for row, half in enumerate(apart):
-                seen = ~here & allowed & ((self.kind < 0) | (self.kind % 2 != half))
-                found[row, here] = score_in_blocks(one.fit(records.keep(seen), seed), records.keep(here))
-        return found if len(apart) > 1 else np.repeat(found[:1], 3, axis=0)
+        """Scores by fits that have not seen a row's fold; the last two nor its kind, 0 where that is of the other half. [3, n]."""
+        found, normal = np.zeros((3, len(self.fold))), self.kind < 0
+        halves, allowed = ((-1, 0, 1), True) if one.needed_outliers else ((-1,), normal)
+        parts = [(self.fold == fold, half) for fold in np.unique(self.fold) for half in halves]
+        several = (~here & allowed & (normal | (self.kind % 2 != half)) for here, half in parts)
+        for fitted, (here, half) in zip(one.fit_each(records, several, seed), parts, strict=True):
+            rows = here & (normal | (self.kind % 2 == half)) if one.needed_outliers else here
+            found[half + 1, rows] = score_in_blocks(fitted, records.keep(rows))
+        return found if len(halves) > 1 else np.repeat(found[:1], 3, axis=0)
 
     def aurocs(self, values: np.ndarray) -> np.ndarray:
         """Mean AUROC over the kinds for each fold, of values [2, n] of fits without the even, or odd, kinds."""

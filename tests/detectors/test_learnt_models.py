@@ -22,6 +22,7 @@ from lightning_gradood.detectors import (
     ViewsSoftmax,
     WeightedParts,
 )
+from lightning_gradood.detectors.logistic import fit_balanced_logistic
 from lightning_gradood.detectors.mlp import Inputs, confidence
 from lightning_gradood.gradients import AllOnes, AllZeros
 from lightning_gradood.metrics import auroc
@@ -78,6 +79,15 @@ def test_the_linear_models_are_scikit_learns_on_values_or_deviations_from_shrunk
     np.testing.assert_allclose(detector.score(table), expected, rtol=1e-3, atol=1e-3)  # ours is in float32
 
 
+def test_fewer_images_than_values_are_fitted_by_products_of_images_and_few_columns_at_a_time():
+    values, labels = np.random.default_rng(0).normal(size=(90, 400)), np.arange(90) // 60
+    values[:, :20] += labels[:, None]
+    model = make_pipeline(StandardScaler(), LogisticRegression(C=0.3, class_weight="balanced", tol=1e-9, max_iter=9999))
+    expected = model.fit(values, labels).decision_function(values)
+    found = fit_balanced_logistic(np.array_split(values, 7, axis=1), labels, 0.3)
+    np.testing.assert_allclose(found.score(torch.from_numpy(values)), expected, rtol=1e-4, atol=1e-4)
+
+
 def test_the_softmax_of_views_is_that_of_the_mean_logits():
     logits, mirror, blur = np.random.default_rng(0).normal(size=(3, 50, 3))
     order = np.argsort(-logits, axis=1)
@@ -120,8 +130,10 @@ def test_weights_are_learnt_on_kinds_of_outliers_and_folds_that_the_fits_have_no
     kinds, member = ["blur", "zoom", "rotation"], Spy(needs_anomalies=False, outliers=[Blur(), Zoom(), Rotation()])
     learnt(WeightedParts([GradientGaussian(), member], folds=3), with_outliers(records(), *kinds))
     *known, last = [(set(part.column("origin_id")), sorted(set(part.column("attack")) - {""})) for part in member.fits]
-    blocks = np.array_split(np.arange(len(member.scored)), len(known))
-    held = [set().union(*(member.scored[one].column("origin_id") for one in block)) for block in blocks]
+    scored = [[one for one, fit in zip(member.scored, member.after, strict=True) if fit == 1 + row] for row in range(9)]
+    held = [set().union(*(one.column("origin_id") for one in blocks)) for blocks in scored]
+    apart = [{*np.concatenate([one.column("attack") for one in blocks])} - {""} for blocks in scored]
+    assert apart == 3 * [set(), {"synthetic_blur", "synthetic_rotation"}, {"synthetic_zoom"}]
     assert not any(origins & apart for (origins, _), apart in zip(known, held, strict=True))
     halves = [[f"synthetic_{kind}" for kind in part] for part in (sorted(kinds), ["zoom"], ["blur", "rotation"])]
     assert [seen for _, seen in known] == 3 * halves

@@ -84,10 +84,11 @@ def outcome_of(detector, table):
     return evaluate(detector, table, source="smoke", seed=0, resamples=20)
 
 
-def test_the_log_distance_is_scipys_with_scikit_learns_covariance():
+@pytest.mark.parametrize(("count", "width"), [(5000, 5), (30, 40)])  # of which the first are several blocks of rows
+def test_the_log_distance_is_scipys_with_scikit_learns_covariance(count, width):
     rng = np.random.default_rng(0)
-    predictions = rng.integers(0, 3, 5000)  # three classes with means of their own, in more than one block of rows
-    values = rng.normal(size=(5000, 5)) * [1, 2, 3, 4, 5] + 4.0 * predictions[:, None]
+    predictions = rng.integers(0, 3, count)  # three classes with means of their own
+    values = rng.normal(size=(count, width)) * np.arange(1, width + 1) + 4.0 * predictions[:, None]
     gaussian = ClassGaussian.of(values, predictions)
     standardised = (values - values.mean(axis=0)) / values.std(axis=0)
     centres = np.stack([standardised[predictions == one].mean(axis=0) for one in range(3)])
