@@ -38,10 +38,10 @@ def drift(
         sequential: follow a stream whose state is in this JSON file, which is made if it does not exist; tables that are in
             it already are passed over.
         false_alarm: with --sequential, probability of an alarm at any time if nothing drifts; 0.01 by default.
-        figure: a PNG file for both distributions.
+        figure: a PNG file for both distributions, or with --sequential for the evidence until now.
         overwrite: replace the figure if it exists.
     """
-    from lightning_gradood.core import Refusal, atomic_write
+    from lightning_gradood.core import Refusal
     from lightning_gradood.report import DriftStream, ScoredImages, drift_report, figure_bytes
 
     if alarm is not None and not 0 <= alarm < 1:
@@ -52,12 +52,14 @@ def drift(
         refuse_existing("--figure", Path(figure), overwrite)
     usual = ScoredImages.of_guard(Path(guard)) if guard else ScoredImages.of_table(Path(tables[0]))
     if sequential:
-        if alarm is not None or figure:
-            raise Refusal("`--sequential` should stand without `--alarm` and `--figure`. Remove them, or --sequential.")
+        if alarm is not None:
+            raise Refusal("`--sequential` should stand without `--alarm`. Remove it, or --sequential.")
         stream = DriftStream(usual, Path(sequential), false_alarm)
         for line in stream.follow(new):
             sys.stdout.write(f"{line}\n")
             sys.stdout.flush()  # the stream may go on for long
+        if figure:
+            _write(Path(figure), figure_bytes(stream.figure()))
         return ALARM if stream.test.alarm else 0
     if len(new) > 1 or false_alarm is not None:
         raise Refusal(
@@ -66,10 +68,16 @@ def drift(
     overall, table, picture = drift_report(usual, ScoredImages.of_table(Path(new[0])))
     sys.stdout.write(f"{table}\n")
     if figure:
-        with atomic_write(Path(figure), "--figure") as file:
-            file.write(figure_bytes(picture))
-        sys.stdout.write(f"figure: {figure}\n")
+        _write(Path(figure), figure_bytes(picture))
     if alarm is None or overall.distance <= alarm or overall.p_value >= _SIGNIFICANT:
         return 0
     sys.stdout.write(f"ALARM: the distance {overall.distance:.3f} is above {alarm:g}.\n")
     return ALARM
+
+
+def _write(figure: Path, picture: bytes) -> None:
+    from lightning_gradood.core import atomic_write
+
+    with atomic_write(figure, "--figure") as file:
+        file.write(picture)
+    sys.stdout.write(f"figure: {figure}\n")

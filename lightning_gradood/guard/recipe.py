@@ -4,13 +4,15 @@ import inspect
 import sys
 import warnings
 from collections.abc import Callable, Collection
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
+from typing_extensions import override  # typing has it from Python 3.12 on
 
 from lightning_gradood import networks
 from lightning_gradood.core import Refusal, class_path, decode, encode, packages_of, uncompiled, unpack
@@ -51,7 +53,9 @@ def recipe_of(network: nn.Module, transform: Any = None) -> Recipe:
     hub = [networks.hugging_face] if networks.configuration_of(network) else []  # needs no trust, as transformers would
     for made in (*hub, kind, *functions):
         found = {"class_path": class_path(made), "init_args": _arguments(made, network)}
-        if _builds(found, network, "cpu" if made is kind else "meta"):  # of the functions some are large
+        if _builds(
+            found, network, nullcontext() if made is kind else _WithoutValues()
+        ):  # of the functions some are large
             return Recipe(found, encode(transform))
     raise Refusal(
         f"A network that is saved should be built again by its class, which keeps its arguments as attributes. Got "
@@ -73,15 +77,23 @@ def _arguments(made: Callable[..., Any], network: nn.Module) -> dict[str, Any]:
     found = {}
     for name in inspect.signature(made).parameters:
         with suppress(Refusal):
-            if isinstance(made, type) and name in vars(network):
-                found[name] = encode(vars(network)[name])
+            if isinstance(made, type) and (name in vars(network) or isinstance(getattr(made, name, None), property)):
+                found[name] = encode(getattr(network, name))
             elif name in sizes:
                 found["num_classes" if name == "kwargs" else name] = sizes[name]
     return found
 
 
-def _builds(described: dict[str, Any], network: nn.Module, device: str) -> bool:
-    with suppress(Exception), warnings.catch_warnings(), torch.device(device):  # it raises whatever it likes
+class _WithoutValues(TorchFunctionMode):
+    """Weights take no memory; other tensors, from which some networks compute their widths, have values."""
+
+    @override
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return func(*args, **(kwargs or {}) | ({"device": "meta"} if func is torch.empty else {}))
+
+
+def _builds(described: dict[str, Any], network: nn.Module, mode: AbstractContextManager[Any]) -> bool:
+    with suppress(Exception), warnings.catch_warnings(), mode:  # it raises whatever it likes
         warnings.simplefilter("ignore")
         return _structure(decode(described, packages_of(described))) == _structure(network)
     return False

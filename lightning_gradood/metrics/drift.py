@@ -46,6 +46,7 @@ class DriftTest:
         largest: natural logarithm of the largest capital.
         counts: of new scores that 0, 1, … n of the reference scores exceed, [n + 1]; at first empty.
         bets: natural logarithms of what each bet has made of its part of the capital.
+        trace: natural logarithms of the capital after every so many images, see `every`, for a figure.
     """
 
     reference: np.ndarray
@@ -55,16 +56,24 @@ class DriftTest:
     largest: float = 0.0
     counts: list[int] = field(default_factory=list)
     bets: list[float] = field(default_factory=lambda: [-float(np.log(2 * _BETS))] * _BETS)
+    trace: list[float] = field(default_factory=list)
 
     @property
     def evidence(self) -> float:
         """Natural logarithm of the capital."""
         return float(np.logaddexp.reduce([*self.bets, -np.log(self.images + 2)]))
 
+    @property
+    def every(self) -> int:
+        """From how many images to how many the trace goes on: a power of 2, so that it has at most 1,000 points."""
+        return 1 << (self.images // 1000).bit_length()
+
     def after(self, scores: Iterable[float]) -> Self:
         """The test after more scores, finite, in their order; in one call or several with the same result."""
         values = np.asarray(scores, dtype=np.float64)
         last, alarm, largest = self.images + len(values), self.alarm, self.largest
+        every = replace(self, images=last).every
+        trace = self.trace[every // self.every - 1 :: every // self.every]
         draws = np.random.Generator(np.random.PCG64(_SEED).advance(2 * self.images)).random((len(values), 2))
         p_values, counts = self.p_values(values, draws)
         bets, gains = np.array(self.bets), np.log(bet_factors(np.clip(p_values, _SMALLEST, 1 - _SMALLEST)))
@@ -73,8 +82,9 @@ class DriftTest:
             capital = float(np.logaddexp.reduce([*bets, -np.log(image + 1)]))
             alarm = alarm or (image if capital >= -np.log(self.false_alarm) else 0)
             largest = max(largest, capital)
+            trace += [capital] if image % every == 0 else []
             bets = np.logaddexp(bets, -np.log((image + 1) * (image + 2) * _BETS))
-        return replace(self, images=last, alarm=alarm, largest=largest, counts=counts, bets=bets.tolist())
+        return replace(self, images=last, alarm=alarm, largest=largest, counts=counts, bets=bets.tolist(), trace=trace)
 
     @cached_property
     def _ordered(self) -> tuple[np.ndarray, np.ndarray]:

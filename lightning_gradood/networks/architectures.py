@@ -102,6 +102,11 @@ class CifarResNet(nn.Module):
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.linear = nn.Linear(64, num_classes)
 
+    @property
+    def blocks_per_stage(self) -> int:
+        """With which it is built again."""
+        return len(self.layer1)
+
     @override
     def forward(self, images: Tensor) -> Tensor:
         features = self.relu(self.bn1(self.conv1(images)))

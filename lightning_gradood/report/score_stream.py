@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from lightning_gradood.core import Refusal, atomic_write, fits, read_json
 from lightning_gradood.guard import read_scores
 from lightning_gradood.metrics import DriftTest
 from lightning_gradood.report.score_drift import ScoredImages
+from lightning_gradood.report.score_figures import CHANGED_COLOUR, NORMAL_COLOUR
 
 _ROWS = 1000  # of standard input, after which the state is written
 _RATE = 0.01  # of false alarms, by default
@@ -90,6 +92,21 @@ class DriftStream:
         )
         if 0 < test.alarm <= before.images:
             yield f"The alarm was raised at image {test.alarm}. Once the cause is mended, name a new file."
+
+    def figure(self) -> Figure:
+        """The evidence after every image, log₁₀, the line at which an alarm is raised, and the alarm."""
+        figure, tens, test = Figure(figsize=(10, 3.2), layout="constrained"), math.log(10), self.test
+        axes = figure.subplots()
+        images, evidence = test.every * np.arange(1, len(test.trace) + 1), np.array(test.trace) / tens
+        axes.plot(images, evidence, color=NORMAL_COLOUR, label="evidence for drift")
+        axes.axhline(
+            -math.log10(test.false_alarm), color=CHANGED_COLOUR, label=f"alarm; by chance at most {test.false_alarm:g}"
+        )
+        if test.alarm:
+            axes.axvline(test.alarm, color=CHANGED_COLOUR, linestyle=":", label=f"alarm at image {test.alarm:,}")
+        axes.set(xlabel="new images", ylabel="evidence for drift, log₁₀", xlim=(0, max(test.images, 1)))
+        axes.legend(loc="upper left")
+        return figure
 
     def _follow_rows(self) -> Iterator[str]:
         try:

@@ -14,6 +14,7 @@ from tiny import all_refused, called, refused, write_digits
 from lightning_gradood.guard import Guard
 from lightning_gradood.metrics import DriftTest
 from lightning_gradood.records import write_columns, write_rows
+from lightning_gradood.report import DriftStream, ScoredImages
 
 TYPES = {"path": str, "prediction": str, "score": float, "flagged": bool, "error": str}
 
@@ -102,7 +103,7 @@ def test_what_cannot_be_compared_is_refused_in_a_sentence(capsys):
     Path("bad.json").write_text('{"reference": 1}')
     rows += [
         (["new.csv", "new.csv"], "Several tables, and `--false_alarm`, should stand with `--sequential STATE`."),
-        ([*sequential, "--alarm", "0.1"], "`--sequential` should stand without `--alarm` and `--figure`."),
+        ([*sequential, "--alarm", "0.1"], "`--sequential` should stand without `--alarm`."),
         (
             [*sequential, "--false_alarm", "0.1"],
             "should stay as the stream began. Got 0.1 for state.json, which began with 0.01",
@@ -136,7 +137,12 @@ def test_a_stream_is_followed_from_call_to_call_and_its_alarm_stays(capsys):
     assert 80 < alarm < 120
     assert (code, "taken before: monday.csv" in out, f"drifted, by image {alarm}." in out) == (4, True, True)
     assert "60 new images, 140 in all" in out
-    code, out, _ = called([*words, "tuesday.csv"], capsys)
+    code, out, _ = called([*words, "tuesday.csv", "--figure", "evidence.png"], capsys)
+    assert "figure: evidence.png" in out
+    axes = DriftStream(ScoredImages.of_table(Path("usual.csv")), Path("state.json")).figure().axes[0]
+    evidence, line, raised = axes.lines
+    assert (len(evidence.get_xdata()), raised.get_xdata()[0]) == (140, alarm)
+    assert int(np.argmax(evidence.get_ydata() >= line.get_ydata()[0])) == alarm - 1
     assert (code, "ALARM" in out, f"The alarm was raised at image {alarm}." in out) == (4, False, True)
 
 

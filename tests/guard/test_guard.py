@@ -16,6 +16,7 @@ import torch
 from asserts import assert_refused, state_of
 from guards import BATCH, DETECTORS, images, save
 from PIL import Image
+from torchvision.models import regnet_y_400mf
 from torchvision.transforms.functional import to_pil_image
 
 from lightning_gradood import detectors
@@ -277,6 +278,12 @@ def test_a_guard_is_saved_with_its_threshold_and_a_network_of_memory_by_what_bui
     assert sorted(one.name for one in tmp_path.iterdir()) == ["mine", "new"]
     assert Guard.load(tmp_path / "new").threshold == guard.threshold
     built = [recipe_of(one(num_classes=5, channels=1)).network for one in (resnet18, densenet_bc_100_12)]
-    assert [one["class_path"].rpartition(".")[2] for one in built] == ["resnet18", "densenet_bc_100_12"]
+    built += [recipe_of(one).network for one in (CifarResNet(2, 5), regnet_y_400mf(num_classes=7))]
+    assert [one["class_path"].rpartition(".")[2] for one in built] == [
+        "resnet18",
+        "densenet_bc_100_12",
+        "CifarResNet",
+        "regnet_y_400mf",
+    ]
     local = type("Local", (CifarResNet,), {"__module__": "__main__"})
     assert_refused((lambda: recipe_of(local(1)), "should stand in a module. Got Local, of a notebook"))

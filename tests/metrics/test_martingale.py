@@ -48,10 +48,10 @@ def test_drifts_are_found_also_after_a_long_quiet_time(quiet):
 
 
 def test_a_stream_goes_on_where_it_was_as_if_there_had_been_no_pause():
-    scores = np.random.default_rng(2).normal(size=90).round(1)
+    scores = np.random.default_rng(2).normal(size=2590).round(1)
     whole = DriftTest(scores[:30], 0.05).after(scores[30:])
     test = DriftTest(scores[:30], 0.05)
-    for part in np.split(scores[30:], [1, 7, 7, 40]):
+    for part in np.split(scores[30:], [1, 7, 7, 1040]):
         told = json.loads(json.dumps(dataclasses.asdict(test.after(part)) | {"reference": []}))
         test = DriftTest(scores[:30], **{name: value for name, value in told.items() if name != "reference"})
     assert dataclasses.asdict(test) | {"reference": 0} == dataclasses.asdict(whole) | {"reference": 0}
