@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from typing_extensions import override  # typing has it from Python 3.12 on
@@ -50,20 +51,29 @@ class ImageStatisticsProbe(Probe):
 
 def _high_frequency(pixels: Tensor) -> Tensor:
     height, width = pixels.shape[2:]
-    vertical, horizontal = torch.fft.fftfreq(height), torch.fft.fftfreq(width)
-    high = (vertical[:, None].square() + horizontal.square()).sqrt().to(pixels.device) > 0.25  # cycles a pixel
-    power = torch.fft.fft2(pixels).abs().square() / (height * width) ** 2  # sums to the mean square, by Parseval
+    vertical, horizontal = (np.fft.fftfreq(side) for side in (height, width))
+    high = torch.from_numpy(np.hypot(vertical[:, None], horizontal) > 0.25).to(pixels.device)  # cycles a pixel
+    power = _transformed(pixels) / (height * width) ** 2  # sums to the mean square, by Parseval
     energy: Tensor = (power * high).sum(dim=(2, 3)).mean(dim=1)
     return energy
+
+
+def _transformed(pixels: Tensor) -> Tensor:
+    """Squared absolute values of the Fourier transform over the last two dimensions."""
+    if not torch.compiler.is_compiling():
+        return torch.fft.fft2(pixels).abs().square()
+    down, across = (np.fft.fft(np.eye(side)) for side in pixels.shape[2:])  # for ONNX, whose own is in float32
+    rows = [torch.from_numpy(part.copy()) @ pixels for part in (down.real, down.imag)]
+    cosine, sine = (torch.from_numpy(part.copy()) for part in (across.real, across.imag))
+    return (rows[0] @ cosine - rows[1] @ sine).square() + (rows[0] @ sine + rows[1] @ cosine).square()
 
 
 def _blockiness(pixels: Tensor) -> Tensor:
     """Blockiness of the borders between columns."""
     steps = pixels.diff(dim=3).abs().mean(dim=(1, 2))
-    at_border = torch.arange(1, steps.shape[1] + 1, device=steps.device) % _BLOCK == 0
-    if not at_border.any():
-        return steps.new_zeros(len(steps))
-    return steps[:, at_border].mean(dim=1) - steps[:, ~at_border].mean(dim=1)
+    border = list(range(_BLOCK - 1, steps.shape[1], _BLOCK))
+    inside = [place for place in range(steps.shape[1]) if place not in border]
+    return steps[:, border].mean(dim=1) - steps[:, inside].mean(dim=1) if border else steps.new_zeros(len(steps))
 
 
 @dataclass(frozen=True)

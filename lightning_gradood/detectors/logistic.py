@@ -13,8 +13,10 @@ from lightning_gradood.detectors.tensor_scores import product
 
 _STRENGTHS = np.logspace(-4, 4, 10)  # scikit-learn's LogisticRegressionCV by default, as are five folds
 _FOLDS = 5
-_FEW = 2000  # rows, and no more than columns: below it products of rows take less time than many steps through all values
-_STEPS, _ENOUGH, _FLAT = 100, 1e-9, 1e-9  # Newton's: the most, the least share of the loss, the least curvature and size
+_FEW = (
+    2000  # rows, and no more than columns: below it products of rows take less time than many steps through all values
+)
+_STEPS, _ENOUGH, _FLAT = 100, 1e-6, 1e-9  # Newton's: the most; the least gain, as a share; least curvature and size
 
 
 @dataclass(frozen=True, eq=False)

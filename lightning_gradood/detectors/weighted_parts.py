@@ -88,7 +88,7 @@ class _Seen:
     kind: np.ndarray
 
     def scores(self, one: Detector, records: Records, seed: int) -> np.ndarray:
-        """Scores by fits that have not seen a row's fold; the last two nor its kind, 0 where that is of the other half. [3, n]."""
+        """Scores by fits that have not seen a row's fold, the last two nor its half of the kinds; 0 elsewhere. [3, n]."""
         found, normal = np.zeros((3, len(self.fold))), self.kind < 0
         halves, allowed = ((-1, 0, 1), True) if one.needed_outliers else ((-1,), normal)
         parts = [(self.fold == fold, half) for fold in np.unique(self.fold) for half in halves]

@@ -28,6 +28,7 @@ from lightning_gradood.core import Refusal, as_float, to_float64, to_pixels
 from lightning_gradood.detectors import (
     Fitted,
     FittedCombined,
+    ImageStatisticsProbe,
     MahalanobisProbe,
     SavedDetector,
     TensorFitted,
@@ -44,7 +45,7 @@ _LARGEST = 2**31 - 1  # bytes of a file of Protocol Buffers
 _TOLERANCE = 1e-4  # of scores, absolute below 1 and relative above; of probabilities
 _RATE = "false_positive_rate"
 _OUTPUTS = ("prediction", "probability", "score", "p_value", "flagged")
-_FORWARD = (LogitsProbe, SharedLogitsProbe, FeatureLayerProbe)
+_FORWARD = (LogitsProbe, SharedLogitsProbe, FeatureLayerProbe, ImageStatisticsProbe)
 _ABOUT = (
     "images [N, C, H, W], after the transform; false_positive_rate: share of normal images to flag, 0 for the guard's own "
     "threshold. prediction: class; probability: largest softmax; score: higher = more anomalous; p_value: share of normal "

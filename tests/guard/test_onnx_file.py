@@ -26,7 +26,7 @@ PARTS = [d.Baseline(), d.MahalanobisPP(), d.Consistency(), d.SyntheticOutliers(o
 EXPORTED = [
     "synthetic_outliers", "baseline", "energy", "gradnorm", "knn", "mahalanobis_v", "consistency", "mahalanobis_pp", "maxlogit",
     "gen", "klm", "she", "react", "dice", "ash", "scale", "tuned", "mahalanobis_pp_paper", "rmds", "rmds_pp", "vim", "fdbd",
-    "nnguide", "nci",
+    "nnguide", "nci", "image_statistics",
 ]  # fmt: skip
 SERVED = """
 import json, sys
