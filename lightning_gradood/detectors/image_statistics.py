@@ -61,11 +61,13 @@ def _high_frequency(pixels: Tensor) -> Tensor:
 def _transformed(pixels: Tensor) -> Tensor:
     """Squared absolute values of the Fourier transform over the last two dimensions."""
     if not torch.compiler.is_compiling():
-        return torch.fft.fft2(pixels).abs().square()
+        whole: Tensor = torch.fft.fft2(pixels).abs().square()
+        return whole
     down, across = (np.fft.fft(np.eye(side)) for side in pixels.shape[2:])  # for ONNX, whose own is in float32
-    rows = [torch.from_numpy(part.copy()) @ pixels for part in (down.real, down.imag)]
-    cosine, sine = (torch.from_numpy(part.copy()) for part in (across.real, across.imag))
-    return (rows[0] @ cosine - rows[1] @ sine).square() + (rows[0] @ sine + rows[1] @ cosine).square()
+    parts = [torch.from_numpy(part.copy()) for part in (down.real, down.imag, across.real, across.imag)]
+    real, imaginary = parts[0] @ pixels, parts[1] @ pixels
+    both: Tensor = (real @ parts[2] - imaginary @ parts[3]).square() + (real @ parts[3] + imaginary @ parts[2]).square()
+    return both
 
 
 def _blockiness(pixels: Tensor) -> Tensor:

@@ -101,7 +101,7 @@ class SyntheticOutliers(TrainedDetector):
                 sides = _some(sides[0], draws), _some(sides[1], draws)
             normal, outliers = ([row_of[one] for one in side.ids] for side in sides)
             rows, labels, deviations = [*normal, *outliers], np.repeat([0, 1], [len(normal), len(outliers)]), None
-            columns = (values[rows, first : first + _COLUMNS] for first in range(0, values.shape[1], _COLUMNS))
+            columns = iter(torch.split(values[rows], _COLUMNS, dim=1))
             if self.model == "deviations":
                 deviations = Deviations.of(values[normal].numpy(), read.predictions[normal].numpy())
                 columns = deviations.columns(values, read.predictions, rows)
@@ -141,9 +141,10 @@ class Deviations(Component):
 
     def columns(self, values: Tensor, predictions: Tensor, rows: Sequence[int]) -> Iterator[Tensor]:
         """The same of some rows, some columns at a time, so that they stay near the processor."""
-        blocks = [slice(first, first + _COLUMNS) for first in range(0, values.shape[1], _COLUMNS)]
-        found = (self._signed(values[rows, block], predictions[rows], block) for block in [*blocks, *blocks])
-        return (one.abs() if number >= len(blocks) else one for number, one in enumerate(found))
+        for change in (torch.Tensor.clone, torch.Tensor.abs):
+            for first in range(0, values.shape[1], _COLUMNS):
+                block = slice(first, first + _COLUMNS)
+                yield change(self._signed(values[rows, block], predictions[rows], block))
 
     def _signed(self, values: Tensor, predictions: Tensor, block: slice) -> Tensor:
         standardised = (values - torch.from_numpy(self.mean[block])) / torch.from_numpy(self.scale[block])
