@@ -133,7 +133,7 @@ class FittedFDBD(TensorFitted):
     def tensor_score(self, read: TensorReadings) -> Tensor:
         logits = head_logits(self.head, read.features)
         gaps = (logits.amax(dim=1, keepdim=True) - logits) / torch.from_numpy(self.apart)[logits.argmax(dim=1)]
-        return -gaps.sum(dim=1) / length(read.features - torch.from_numpy(self.mean))[:, 0]
+        return -gaps.sum(dim=1) / length(read.features - torch.from_numpy(self.mean))[:, 0].clamp_min(_SMALLEST)
 
 
 @dataclass(frozen=True)

@@ -96,10 +96,10 @@ def of_class(predictions: Tensor, classes: np.ndarray, rows: np.ndarray, other: 
 
 
 def length(values: Tensor) -> Tensor:
-    """L2 norm of each row, [n, 1], at least 1e-12."""
-    return values.square().sum(dim=1, keepdim=True).sqrt().clamp_min(_SMALLEST)
+    """L2 norm of each row, [n, 1]."""
+    return values.square().sum(dim=1, keepdim=True).sqrt()
 
 
 def unit_length(values: Tensor) -> Tensor:
     """Rows of unit length, float64 [n, D], those of zeros as they are."""
-    return values / length(values)
+    return values / length(values).clamp_min(_SMALLEST)
