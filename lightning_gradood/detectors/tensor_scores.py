@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import final
 
 import numpy as np
@@ -32,6 +33,7 @@ class TensorReadings:
     def of(records: Records) -> TensorReadings:
         """Read records; a probe they do not hold is refused when it is asked for."""
 
+        @cache  # a score may read it more than once
         def probe(name: str) -> Tensor:
             return torch.from_numpy(np.array(records.stored(name), np.float64))
 
@@ -76,7 +78,8 @@ class TensorFitted(Fitted):
     @final
     @override
     def score(self, records: Records) -> np.ndarray:
-        parts = (Records(records.table.slice(start, _MOST)) for start in range(0, len(records), _MOST))
+        starts = range(0, len(records), _MOST)
+        parts = [records] if len(starts) == 1 else (Records(records.table.slice(start, _MOST)) for start in starts)
         return np.concatenate([np.empty(0), *(self.tensor_score(TensorReadings.of(part)).numpy() for part in parts)])
 
 

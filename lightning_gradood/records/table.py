@@ -67,7 +67,8 @@ class Records:
     """
 
     def __init__(self, table: pa.Table) -> None:
-        if missing := [name for name in _COLUMNS if name not in table.column_names]:
+        names = table.column_names  # which Arrow lists anew each time
+        if missing := [name for name in _COLUMNS if name not in names]:
             raise Refusal(f"`table` should have the columns {list(_COLUMNS)}. Got a table without {missing}.")
         self.table = table
 
