@@ -37,7 +37,7 @@ SPELLING: dict[str, dict[str, Any]] = {
     "trust": {"action": "append", "type": str},
 }
 _TYPES = (str, str, float, float, float, bool, str)  # of the fields of `FileVerdict`
-_EXPLAINED: dict[str, type] = {"baseline": float, "explanation": str}  # what --explain adds
+_EXPLAINED: dict[str, type] = {"usual_score": float, "explanation": str}  # what --explain adds
 _LARGEST = 10  # contributions
 _LISTED: tuple[list[str], ...] = ([], ["-"])  # words that stand for a list on standard input
 
@@ -77,7 +77,7 @@ def score(
             the calibration's; all images are scored before the first row is written.
         by_class: keep the false-positive rate for each predicted class that has enough calibration images, and for the
             others together.
-        explain: add the column `explanation`, what the ten largest parts add to the score of a mean normal image, `baseline`;
+        explain: add the column `explanation`, what the ten largest parts add to the score of normal images, `usual_score`;
             and with --output figures of the first N images (default: 8) in a folder beside it.
         threshold: flag images that score above this.
         triage: a folder for a page of flagged images in groups, and a table to mark them in for `refit`.
@@ -261,6 +261,6 @@ def _explaining(guard: "Guard", number: int, megapixels: float, folder: Path | N
         parts = sorted(found.contributions.items(), key=lambda part: -abs(part[1]))
         rest = [("others", sum(value for _, value in parts[_LARGEST:]))] * (len(parts) > _LARGEST)
         told = {name: float(f"{value:.6g}") for name, value in [*parts[:_LARGEST], *rest]}
-        return {"baseline": found.baseline, "explanation": json.dumps(told)}
+        return {"usual_score": found.baseline, "explanation": json.dumps(told)}
 
     return explained

@@ -1,10 +1,9 @@
 """Why an image has its score: how much each part or reading of the detector contributes, and which pixels raise it.
 
-Contributions are measured from a baseline, the mean normal image's readings, and sum to the score minus the baseline's.
-Of a detector whose score is the sum of its parts', such as `WeightedParts`, they are those of the parts. For the MLP they are
-integrated gradients along the straight line from the baseline, in closed form, since the MLP is piecewise linear on it. For
-other detectors they are Shapley values sampled over several orders of the readings; exact where the score is a sum over
-readings.
+Of a detector whose score is the sum of its parts', such as `WeightedParts`, contributions are those of the parts less their means
+over the normal images that the guard keeps. Others are measured from a baseline, the mean normal image's readings: for the MLP
+integrated gradients along the straight line from it, in closed form, since the MLP is piecewise linear there; for other
+detectors Shapley values sampled over several orders of the readings, exact where the score is a sum over readings.
 
 Reference:
     Sundararajan, Taly and Yan 2017, "Axiomatic Attribution for Deep Networks", Eq. 1; Castro, Gómez and Tejada 2009 for
@@ -12,6 +11,7 @@ Reference:
 """
 
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -35,7 +35,7 @@ class Explanation:
     """Why one image has its score.
 
     Args:
-        baseline: score of the baseline's readings with the image's own prediction.
+        baseline: mean score of normal images where parts are told; else of the baseline's readings with the own prediction.
         contributions: part, or reading such as `gradients/all_ones/conv1.weight`, to what it adds; they sum to score −
             baseline.
         heat: how much the score falls where a square around a pixel is covered with the image's mean colour, the mean over 49
@@ -75,16 +75,20 @@ def explain(guard: Guard, images: Tensor, heat: bool = False) -> list[Explanatio
     found = []
     for row in range(len(records)):
         one = _Readings(guard, Records(records.table.slice(row, 1)))
-        both = one.records(np.stack([one.image, one.baseline]))
-        scores, parts = fitted.score(both), guard.saved.detector.parts(fitted, both)
-        if len(parts) > 1 and np.allclose(sum(parts.values()), scores):
-            names, added = [*parts], [float(part[0] - part[1]) for part in parts.values()]
+        score, baseline = one.scores(np.stack([one.image, one.baseline])).tolist()
+        parts, usual = guard.saved.detector.parts(fitted, one.record), guard.usual_parts
+        if len(parts) > 1 and math.isclose(sum(part.item() for part in parts.values()), score):
+            names, added, baseline = (
+                [*parts],
+                [part.item() - usual[name] for name, part in parts.items()],
+                sum(usual.values()),
+            )
         elif isinstance(fitted, FittedMLP) and not fitted.inputs.log_norms:
             names, added = reading_names(guard), mlp_contributions(fitted.network, one.image, one.baseline).tolist()
         else:
             names, added = reading_names(guard), shapley_values(one.scores, one.image, one.baseline).tolist()
-        warmth = _occlusion_map(guard, as_float(images[row].detach().cpu()), float(scores[0])) if heat else None
-        found.append(Explanation(float(scores[0]), float(scores[1]), dict(zip(names, added, strict=True)), warmth))
+        warmth = _occlusion_map(guard, as_float(images[row].detach().cpu()), score) if heat else None
+        found.append(Explanation(score, baseline, dict(zip(names, added, strict=True)), warmth))
     return found
 
 

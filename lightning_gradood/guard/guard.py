@@ -7,7 +7,7 @@ import os
 import threading
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -54,7 +54,7 @@ from lightning_gradood.guard.showing import GuardReport, facts, table_html
 from lightning_gradood.guard.verdict import Verdict
 from lightning_gradood.metrics import ClassThresholds, conformal_p_values, conformal_threshold, needed_images
 from lightning_gradood.probes import Probe, read_probes
-from lightning_gradood.records import NORMAL, Records
+from lightning_gradood.records import NORMAL, Records, normal_records
 
 _UNFIT = (ArithmeticError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError)
 
@@ -311,6 +311,12 @@ class Guard:
         other.class_thresholds = found
         return other
 
+    @cached_property
+    def usual_parts(self) -> dict[str, float]:
+        """What each part of the detector adds to the score of a normal image, the mean over those that the guard keeps."""
+        normal = normal_records(self.known.records)
+        return {name: float(part.mean()) for name, part in self.saved.detector.parts(self.fitted, normal).items()}
+
     @property
     def packages(self) -> list[str]:
         """Packages whose classes it has, and which `load` must be told to trust."""
@@ -370,27 +376,14 @@ class Guard:
         return records, logits.softmax(dim=1).amax(dim=1).numpy()
 
 
-def save_guard(
-    folder: Path,
-    about: Description,
-    network: nn.Module,
-    saved: SavedDetector,
-    probes: Sequence[Probe],
-    known: KnownImages,
-    images: Tensor,
-) -> Guard:
+def save_guard(guard: Guard, folder: Path, images: Tensor) -> Guard:
     """Save a guard, load it again, and compare the scores; an existing folder is replaced whole, or stays as it was.
 
     Args:
-        network: pixels in [0, 1] in, logits out, with its normalisation.
-        saved: the detector with what it has learnt.
-        probes: those it reads, prepared where they need it.
-        known: what the guard keeps; its last rows are those of `images`.
-        images: float in [0, 1] or uint8, [N, C, H, W].
+        images: float in [0, 1] or uint8, [N, C, H, W], of which it keeps the readings as the last.
 
     Raises:
         Refusal: the network cannot be built again from class path and arguments, or gives other scores then.
     """
-    guard = Guard(network, saved, probes, None, about, known)
-    expected = score_in_blocks(saved.fitted, known.records)[-len(images) :]
+    expected = score_in_blocks(guard.fitted, guard.known.records)[-len(images) :]
     return write_guard(guard, folder, images, expected, "--run_dir")

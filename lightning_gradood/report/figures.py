@@ -184,13 +184,14 @@ def explanation_figure(image: np.ndarray, heat: np.ndarray, contributions: Mappi
     figure.suptitle(heading, fontsize=10)
     picture, warmth, bars = figure.subplots(1, 3, width_ratios=(1, 1, 2.2))
     picture.imshow(np.broadcast_to(image, (*image.shape[:2], 3)), interpolation="nearest")
-    warmth.imshow(heat, cmap="magma", interpolation="bilinear")
-    warmth.set_title("fall of the score where it is covered", fontsize=9)
+    shown = warmth.imshow(heat, cmap="RdBu_r", vmin=-(most := np.abs(heat).max()), vmax=most, interpolation="bilinear")
+    figure.colorbar(shown, shrink=0.7)
+    warmth.set_title("fall of the score if covered here", fontsize=9)
     for axes in (picture, warmth):
         axes.set_axis_off()
     bars.barh(largest, [contributions[name] for name in largest])
     bars.tick_params(labelsize=7)
-    bars.set_title("largest contributions to the score, from the mean normal image", fontsize=9)
+    bars.set_title("largest contributions to the score, beyond those of normal images", fontsize=9)
     bars.grid(alpha=0.3)
     return figure
 

@@ -212,7 +212,7 @@ def keep_guard(
         about, keeps = _description(place, chosen, normal), KnownImages.of(kept, names, files)
         guard = Guard(place.model.network, saved, probes, source.transform, about, keeps)
         if place.recipe is not None:
-            guard = save_guard(folder, about, place.model.network, saved, probes, keeps, last)
+            guard = save_guard(guard, folder, last)
             told = _scores(guard, place.datamodule, records)
             write_rows(told, GUARD_SCORE_COLUMNS, folder.parent / GUARD_SCORES, "--run_dir")
             if files:

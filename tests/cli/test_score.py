@@ -162,7 +162,9 @@ def test_explanations_are_columns_and_figures(score, capsys):
     code, _, err = called([*score, "photos", "--output", "scores.parquet", "--explain", "2"], capsys)
     assert code == 3, err
     table = read_columns(Path("scores.parquet"))
-    for value, baseline, path, told in zip(*map(table.get, ("score", "baseline", "path", "explanation")), strict=True):
+    for value, baseline, path, told in zip(
+        *map(table.get, ("score", "usual_score", "path", "explanation")), strict=True
+    ):
         assert (value is None) == (told is None) == (path == "photos/broken.png")
         if told:
             parts = json.loads(told)

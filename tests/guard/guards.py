@@ -7,7 +7,7 @@ import torch
 
 from lightning_gradood import detectors as d
 from lightning_gradood.gradients import AllOnes, KHot, Predicted, Uniform, parameter_names
-from lightning_gradood.guard import Description, KnownImages, mean_readings, save_guard
+from lightning_gradood.guard import Description, Guard, KnownImages, mean_readings, save_guard
 from lightning_gradood.metrics import conformal_threshold
 from lightning_gradood.networks import CifarResNet, MLPSettings, Normalized
 from lightning_gradood.perturbations import Blur, PatchShuffle, SurerSteps
@@ -106,5 +106,5 @@ def save(folder, name, net=None, **changes):
     shown = normal[[int(name.rpartition("/")[2]) for name in held.ids[-BATCH:]]]
     kept = d.SavedDetector.of(detector, fitted, about["threshold"], held)
     keeps = KnownImages.of(known, [probe.name for probe in probes], {})
-    guard = save_guard(folder / "guard", Description(**about | changes), net, kept, probes, keeps, shown)
-    return guard, fitted, records
+    guard = Guard(net, kept, probes, None, Description(**about | changes), keeps)
+    return save_guard(guard, folder / "guard", shown), fitted, records

@@ -27,7 +27,7 @@ from lightning_gradood.guard import Guard, explain, reading_names, recipe_of
 from lightning_gradood.guard.explain import mlp_contributions, shapley_values
 from lightning_gradood.metrics import conformal_p_values, conformal_threshold
 from lightning_gradood.networks import CifarResNet, densenet_bc_100_12, resnet18
-from lightning_gradood.records import normal_records
+from lightning_gradood.records import Records, normal_records
 
 ROUNDED = dict.fromkeys(("consistency", "combined", "synthetic_outliers", "mahalanobis_v"), 1e-5)
 ROUNDED |= {"rmds": 1e-4, "rmds_pp": 1e-4}  # differences of two distances
@@ -55,6 +55,7 @@ def test_no_kind_of_detector_is_forgotten():
 def test_scores_equal_those_of_detect_and_are_explained(name, saved):
     _, fitted, records, folder = saved(name)
     guard, normal = Guard.load(folder), normal_records(records)
+    known = Records.concatenate([normal.where(split="train"), normal.where(split="val")])  # which the guard keeps
     expected = score_in_blocks(fitted, records)[: len(normal)]
     pixels = images(len(normal))
     verdict = guard(pixels)
@@ -77,6 +78,8 @@ def test_scores_equal_those_of_detect_and_are_explained(name, saved):
         several = len(parts) > 1 and name != "tuned"  # which is the best of them
         assert list(explanation.contributions) == (parts if several else reading_names(guard))
         assert explanation.score == pytest.approx(score, rel=1e-5, abs=1e-5)
+        if several:
+            assert explanation.baseline == pytest.approx(score_in_blocks(fitted, known).mean())
         total = sum(explanation.contributions.values())
         assert total == pytest.approx(explanation.score - explanation.baseline, rel=1e-4, abs=1e-4)
 
