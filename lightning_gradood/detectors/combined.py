@@ -31,7 +31,8 @@ _TAIL = 0.9  # quantile above which the distribution of normal scores is continu
 class EmpiricalTail(Component):
     """One-sided p-values of scores against those of normal images that were not fitted on, float64 [n].
 
-    Above their 90 % quantile, an exponential tail, its scale the mean excess, goes on where ranks end.
+    Between two of them log p is a straight line, so that rounding moves no score by a rank. Above their 90 % quantile, an
+    exponential tail, its scale the mean excess, goes on where ranks end.
     """
 
     normal: np.ndarray
@@ -44,26 +45,31 @@ class EmpiricalTail(Component):
         smallest = 1e-6 * (float(np.ptp(self.normal)) or 1.0)
         return start, max(float(above.mean()) if len(above) else 0.0, smallest)
 
+    @cached_property
+    def _ranks(self) -> tuple[Tensor, Tensor]:
+        """Scores up to where the tail starts, ascending, and −log p of each: the smallest normal one has p = 1."""
+        start, scale = self.exponential
+        below, number = self.normal[self.normal < start], len(self.normal) + 1
+        p_values = np.r_[1.0, 1 - np.arange(len(below)) / number, 1 - _TAIL]
+        places = np.r_[(below[0] if len(below) else start) - scale, below, start]
+        return torch.from_numpy(places), torch.from_numpy(-np.log(np.maximum(p_values, 1 - _TAIL)))
+
     def surprise(self, scores: np.ndarray) -> np.ndarray:
         """−log p of each score, float64 [n], at least 0."""
         return np.asarray(self.tensor_surprise(torch.from_numpy(scores)).numpy())
 
     def tensor_surprise(self, scores: Tensor) -> Tensor:
         """As `surprise`, of tensors."""
-        (start, scale), normal = self.exponential, torch.from_numpy(self.normal)
+        (start, scale), (places, values) = self.exponential, self._ranks
         if torch.compiler.is_compiling():  # ONNX has no search
-            at_least = (normal >= scores[:, None]).sum(dim=1)
+            right = (places < scores[:, None]).sum(dim=1)
         else:
-            at_least = len(normal) - torch.searchsorted(normal, scores.contiguous())
-        p_values = ((1.0 + at_least.double()) / (len(normal) + 1.0)).clamp_min(1.0 - _TAIL)
-        steps = -p_values.log()
-        if scores.requires_grad:  # steps have no slope: that between ranks a twentieth of all images apart stands in
-            reach = max(len(normal) // 20, 1)
-            low, high = (normal[(len(normal) - at_least + move).clamp(0, len(normal) - 1)] for move in (-reach, reach))
-            rise = ((at_least + reach) / (at_least - reach).clamp_min(1)).log()
-            slope = rise / (high - low).clamp_min(scale * 1e-3)
-            steps = steps + slope * (scores - scores.detach())
-        return torch.where(scores > start, -math.log(1.0 - _TAIL) + (scores - start) / scale, steps)
+            right = torch.searchsorted(places, scores.detach().contiguous())
+        right = right.clamp(1, len(places) - 1)
+        low, high = places[right - 1], places[right]
+        share = ((scores - low) / (high - low).clamp_min(1e-300)).clamp(0, 1)
+        ranks = values[right - 1] + share * (values[right] - values[right - 1])
+        return torch.where(scores > start, -math.log(1.0 - _TAIL) + (scores - start) / scale, ranks)
 
 
 class OfSeveral(Detector):

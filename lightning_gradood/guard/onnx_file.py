@@ -15,7 +15,7 @@ import traceback
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any, Literal, cast
 
@@ -26,7 +26,6 @@ from torch import Tensor, nn
 
 from lightning_gradood.core import Refusal, as_float, to_float64, to_pixels
 from lightning_gradood.detectors import (
-    Fitted,
     FittedCombined,
     ImageStatisticsProbe,
     MahalanobisProbe,
@@ -37,7 +36,6 @@ from lightning_gradood.detectors import (
 from lightning_gradood.guard.guard import Guard
 from lightning_gradood.metrics import conformal_p_values
 from lightning_gradood.probes import FeatureLayerProbe, LogitsProbe, SharedLogitsProbe, read_probes
-from lightning_gradood.records import Records
 
 Pixels = Literal["uint8", "float32"]
 _OPSET = 18
@@ -208,14 +206,15 @@ def _difference(guard: Guard, content: bytes, images: Tensor) -> float:
     """Largest difference of scores, absolute below 1 and relative above; verdicts that differ are refused."""
     session, worst, start = _session(content), 0.0, 0
     for block in torch.split(images, guard.about.batch_size):
-        expected, (low, high) = guard(block), _bounds(guard.fitted, guard.records(block))
+        expected = guard(block)
+        slack = _TOLERANCE * np.maximum(1, np.abs(expected.scores))
         found = dict(zip(_OUTPUTS, session.run(None, {"images": block.numpy()}), strict=True))
         scores, by_class = found["score"], guard.class_thresholds
         threshold = by_class(expected.predictions) if by_class else guard.threshold
         wrong = {
-            "score": ~((scores >= low) & (scores <= high)),
+            "score": ~(np.abs(scores - expected.scores) <= slack),
             # nearer to the threshold than the tolerance, rounding decides
-            "flagged": np.where(found["flagged"], high <= threshold, low > threshold),
+            "flagged": (found["flagged"] != expected.flagged) & (np.abs(expected.scores - threshold) > slack),
             "p_value": np.abs(found["p_value"] - conformal_p_values(guard.calibration, scores)) > 1e-9,
             "probability": np.abs(found["probability"] - expected.probabilities) > _TOLERANCE,
             "prediction": (found["prediction"] != expected.predictions) & (expected.probabilities > 0.5 + _TOLERANCE),
@@ -232,19 +231,6 @@ def _difference(guard: Guard, content: bytes, images: Tensor) -> float:
         worst = max(worst, float((np.abs(scores - expected.scores) / np.maximum(1, np.abs(expected.scores))).max()))
         start += len(block)
     return worst
-
-
-def _bounds(fitted: Fitted, records: Records) -> tuple[np.ndarray, np.ndarray]:
-    """Scores that are as good as the guard's: p-values are steps, which a member's rounding may take either way."""
-    low = high = fitted
-    if isinstance(fitted, FittedCombined):
-        low, high = (
-            replace(fitted, tails=[replace(one, normal=one.normal + move) for one in fitted.tails])
-            for move in (_TOLERANCE, -_TOLERANCE)
-        )
-    scores = low.score(records), high.score(records)
-    slack = _TOLERANCE * np.maximum(1, np.abs(scores))
-    return scores[0] - slack[0], scores[1] + slack[1]
 
 
 def _refuse_missing_packages() -> None:

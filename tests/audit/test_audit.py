@@ -10,13 +10,10 @@ from guards import DETECTORS, images, network, save
 from lightning_gradood.audit import Audit, Ball, Joint, Orthogonal, Queries, Robustness, Selective, Target
 from lightning_gradood.gradients import AllOnes, Predicted, norms_with_graph, squared_gradient_norms
 
-RANKED = {"combined", "weighted_parts", "known_anomalies"}  # p-values are steps, for which a slope stands
 ARRAYS = {"lid", "nac", "grood", "gradpca", "adascale", "pytorch_ood", "pytorch_ood_gradnorm", "image_statistics"}
 QUICK = {"mlp", "gradient_knn", "knn", "mahalanobis_pp", "odin", "consistency", "baseline"}
 SLOPES = [
-    pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow)
-    for name in DETECTORS
-    if name not in RANKED | ARRAYS
+    pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in DETECTORS if name not in ARRAYS
 ]
 SHORT = [Joint(steps=8, searches=3), Selective(steps=8), Orthogonal(steps=8), Queries(queries=20)]
 

@@ -20,6 +20,7 @@ from lightning_gradood.detectors.gaussians import ClassGaussian
 from lightning_gradood.detectors.neighbours import Neighbours
 from lightning_gradood.evaluation import evaluate
 from lightning_gradood.gradients import AllOnes
+from lightning_gradood.metrics import conformal_p_values
 from lightning_gradood.networks import CifarResNet, MLPSettings
 from lightning_gradood.records import Records
 
@@ -162,6 +163,20 @@ def test_views_are_changes_of_plain_forward_passes(number):
         few = detectors.ViewsProbe()(nn.Sequential(nn.Flatten(), nn.Linear(12, classes)), torch.rand(3, 3, 2, 2))
         assert few.isfinite().all()
         assert (few[:, min(classes, 3) : 3] == 0).all()
+
+
+def test_log_p_is_that_of_ranks_at_normal_scores_and_runs_straight_between_them():
+    normal = np.sort(np.random.default_rng(2).normal(size=200))
+    tail = EmpiricalTail(normal)
+    ranked = normal[normal < tail.exponential[0]]
+    np.testing.assert_allclose(tail.surprise(ranked), -np.log(conformal_p_values(normal, ranked)), atol=1e-12)
+    middle = (ranked[1:] + ranked[:-1]) / 2
+    np.testing.assert_allclose(tail.surprise(middle), (tail.surprise(ranked[1:]) + tail.surprise(ranked[:-1])) / 2)
+    places = np.r_[
+        normal, tail.exponential[0]
+    ]  # where the tail starts, and where ranks change, rounding decides nothing
+    np.testing.assert_allclose(tail.surprise(places + 1e-9), tail.surprise(places - 1e-9), atol=1e-4)
+    assert EmpiricalTail(np.ones(5)).surprise(np.array([0.0, 1.0, 2.0])).tolist()[0] == 0.0
 
 
 def test_p_values_of_fresh_normal_scores_are_uniform_and_the_tail_goes_on():
