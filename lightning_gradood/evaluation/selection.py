@@ -7,7 +7,7 @@ from functools import partial
 
 import numpy as np
 
-from lightning_gradood.core import Refusal
+from lightning_gradood.core import Refusal, named_seed
 from lightning_gradood.detectors import Detector, Fitted, score_in_blocks
 from lightning_gradood.evaluation.protocol import DetectionDatasets, Failure, Key, attempt, fitting_seed
 from lightning_gradood.evaluation.settings import DetectionSettings
@@ -95,7 +95,7 @@ def best_calibrated(
     test = datasets.records[NORMAL].where(split="test")
     scores = score_in_blocks(best.fitted, test)
     return replace(
-        best, metrics=_tested(best, datasets, tested, scores, settings.resamples), classes=_by_class(best, test, scores)
+        best, metrics=_tested(best, datasets, tested, scores, settings), classes=_by_class(best, test, scores)
     )
 
 
@@ -142,19 +142,20 @@ def _calibrated(
 
 
 def _tested(
-    chosen: Calibrated, datasets: DetectionDatasets, sources: Sequence[str], normal: np.ndarray, resamples: int
+    chosen: Calibrated, data: DetectionDatasets, sources: Sequence[str], usual: np.ndarray, settings: DetectionSettings
 ) -> dict[str, dict[str, float]]:
     found = dict(chosen.metrics)
     for source in sources:
-        records = datasets.of(source).where(split="test")
+        records = data.of(source).where(split="test")
         test, origins = scores_of(chosen.fitted, records), records.column("origin_id")
-        low, high = auroc_interval(test.scores, test.labels, origins, resamples)
+        seed = named_seed(settings.seed, source, bits=32)  # as for the same scores in the table of results
+        low, high = auroc_interval(test.scores, test.labels, origins, settings.resamples, seed)
         flagged = float(np.mean(test.scores[test.labels == 1] > chosen.threshold))
         about = {"test/auroc": auroc(test.scores, test.labels), "test/auroc_low": low, "test/auroc_high": high}
         found[source] = found.get(source, {}) | about | {"test/flagged": flagged}
-    count = int((normal > chosen.threshold).sum())
-    low, high = binomial_interval(count, len(normal))
-    about = {"test/flagged": count / len(normal), "low": low, "high": high, "test/images": float(len(normal))}
+    count = int((usual > chosen.threshold).sum())
+    low, high = binomial_interval(count, len(usual))
+    about = {"test/flagged": count / len(usual), "low": low, "high": high, "test/images": float(len(usual))}
     return found | {NORMAL: about}
 
 
