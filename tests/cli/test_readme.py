@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 PAGES = {
     str(path.relative_to(ROOT)): path.read_text() for path in [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]
 }
-SHOWN = {"fit", "detect", "score", "drift", "compare", "dashboard", "configs", "benchmark"}
+SHOWN = {*ALONE, "fit", "detect", "benchmark"}
 
 
 def blocks(language, text):
