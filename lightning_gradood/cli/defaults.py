@@ -22,7 +22,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from omegaconf import OmegaConf
 
 from lightning_gradood import __version__
-from lightning_gradood.core import CHECKPOINTS, LOG, class_path, decode, encode
+from lightning_gradood.core import CHECKPOINTS, LOG, Refusal, class_path, decode, encode
 from lightning_gradood.data import CentreSquare
 from lightning_gradood.extraction import ImageProgressBar
 from lightning_gradood.networks import outputs_of, trained_network
@@ -128,9 +128,11 @@ def resolve_network(configuration: Namespace, trains: bool, former: Collection[s
     for name in {*former} & {*arguments} - ({"num_classes"} if trains else set()):
         del arguments[name], given.init_args[name]
     found = trained_network(path, arguments, model.weights)
-    usual = found or trained_network(
-        path, {**arguments, "weights": "DEFAULT", "pretrained": True}, model.weights or "none"
-    )
+    usual = found
+    with suppress(Refusal):  # of a name that torchvision or timm have no weights for
+        usual = found or trained_network(
+            path, {**arguments, "weights": "DEFAULT", "pretrained": True}, model.weights or "none"
+        )
     if found:
         model.network, model.weights = _named(found.class_path, found.arguments), found.weights
         said.append(f"Weights: {found.weights} for {found.outputs} outputs")

@@ -123,6 +123,7 @@ NAMED = [  # words, class of the network, its number of classes, the transform
     ([*RESNET, "--model.network.num_classes", "4"], RESNET[1], 4, 32),
     (["--model.network", "people.Found", "--model.network.classes", "3", "--model.network.saturated", "false"],
      "people.Found", None, 224),
+    (["--model.network", "torchvision.models.SqueezeNet"], "torchvision.models.SqueezeNet", None, 224),
     (["--data.transform.size", "64"], "lightning_gradood.networks.resnet18", 10, 64),
 ]  # fmt: skip
 
