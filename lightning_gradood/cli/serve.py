@@ -71,7 +71,7 @@ def serve(
             f'`serve` should find a web server. Got: {error}. pip install "lightning_gradood[serve]".'
         ) from error
     except (OSError, OverflowError) as error:
-        raise Refusal(f"`--host` and `--port` should be free to listen at. Got {host}:{port}: {error}.") from error
+        raise Refusal(f"`--host` and `--port` should be free to listen at. Got {host}:{port}: {error}") from error
     sys.stderr.write(f"{loaded.about.identity} serves http://{host}:{listening.getsockname()[1]}/score\n")
     sys.stderr.flush()
     try:

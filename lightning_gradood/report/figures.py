@@ -184,7 +184,7 @@ def explanation_figure(image: np.ndarray, heat: np.ndarray, contributions: Mappi
     figure.suptitle(heading, fontsize=10)
     picture, warmth, bars = figure.subplots(1, 3, width_ratios=(1, 1, 2.2))
     picture.imshow(np.broadcast_to(image, (*image.shape[:2], 3)), interpolation="nearest")
-    shown = warmth.imshow(heat, cmap="RdBu_r", vmin=-(most := np.abs(heat).max()), vmax=most, interpolation="bilinear")
+    shown = warmth.imshow(heat, cmap="magma", interpolation="bilinear")
     figure.colorbar(shown, shrink=0.7)
     warmth.set_title("fall of the score if covered here", fontsize=9)
     for axes in (picture, warmth):
