@@ -18,6 +18,7 @@ from lightning_gradood.detectors import KNN, Baseline, Combined, Energy, Gradien
 from lightning_gradood.detectors.combined import EmpiricalTail
 from lightning_gradood.detectors.gaussians import ClassGaussian
 from lightning_gradood.detectors.neighbours import Neighbours
+from lightning_gradood.detectors.tensor_scores import of_class
 from lightning_gradood.evaluation import evaluate
 from lightning_gradood.gradients import AllOnes
 from lightning_gradood.metrics import conformal_p_values
@@ -135,6 +136,12 @@ def test_a_class_is_compared_with_its_own_kind(kind):
     prediction = np.where(table.anomalous == 1, ~second, second).astype(int)
     test = changed(table, probes={PROBE: shifted}, prediction=prediction)
     assert outcome_of(kind(), test).metrics["test"]["auroc"] > 0.99
+
+
+def test_an_unknown_class_gets_the_other_row():
+    rows, predictions = np.array([[1.0], [2.0]]), torch.tensor([7, 3, -1, 4, 8, 99])
+    assert of_class(predictions, np.array([3, 7]), rows, 5.0).flatten().tolist() == [2, 1, 5, 5, 5, 5]
+    assert of_class(predictions[2:3], np.array([-1]), rows[:1]).tolist() == [[1.0]]  # records without predictions
 
 
 @ON_GRADIENTS
