@@ -5,6 +5,7 @@ first step or claims a folder.
 """
 
 import re
+import shlex
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -144,7 +145,7 @@ class Command(LightningCLI):
                 self._look_ahead(subcommand)
                 super()._run_subcommand(subcommand)
         except Stopped as stopped:
-            kept = _GOES_ON.format(self.folder) if subcommand == "fit" else _KEPT
+            kept = _GOES_ON.format(shlex.quote(str(self.folder))) if subcommand == "fit" else _KEPT
             stopped.sentence = f"stopped by {stopped.signal}. {kept}"
             raise
         except RuntimeError as error:

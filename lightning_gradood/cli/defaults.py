@@ -23,9 +23,8 @@ from omegaconf import OmegaConf
 
 from lightning_gradood import __version__
 from lightning_gradood.core import CHECKPOINTS, LOG, Refusal, class_path, decode, encode
-from lightning_gradood.data import CentreSquare
 from lightning_gradood.extraction import ImageProgressBar
-from lightning_gradood.networks import outputs_of, trained_network
+from lightning_gradood.networks import CentreSquare, outputs_of, trained_network
 from lightning_gradood.report import FINISH_SECONDS, PROJECT, ReportCallback, offline_without_account, working_commit
 from lightning_gradood.tasks import IMAGENET, ResumeCheckpoint
 

@@ -35,7 +35,7 @@ _SENTENCES = (  # what the parser says, and what should be
         "name a class, and then its arguments. Got `{}` alone. Name it first.",
     ),
     (
-        r"callable class.* but got None|not 'NoneType'|value: None\.?$",
+        r"callable class.* but got None|'NoneType'|value: None\.?$",
         "have a value. Got null. Leave it out for the default.",
     ),
     (

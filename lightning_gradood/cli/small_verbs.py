@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from pathlib import Path
 
@@ -67,7 +68,7 @@ def dashboard(run: str, *, entity: str, project: str = "lightning_gradood") -> N
         workspace, report = apply_dashboard(definition, entity, project)
         sys.stdout.write(f"Workspace: {workspace}\nReport: {report}\n")
     else:
-        again = f"python -m lightning_gradood dashboard {folder} --entity {entity} --project {project}"
+        again = f"python -m lightning_gradood dashboard {shlex.join([str(folder), '--entity', entity, '--project', project])}"
         sys.stdout.write(
             f"Nothing was sent, as no W&B account is configured. To apply it: `wandb login`, then `{again}`.\n"
         )

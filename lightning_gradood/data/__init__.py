@@ -23,7 +23,7 @@ from lightning_gradood.data.datamodule import ImageDataModule
 from lightning_gradood.data.given_sources import PARTS, Given
 from lightning_gradood.data.headers import file_differences
 from lightning_gradood.data.image_lists import ListSource
-from lightning_gradood.data.loading import CentreSquare, ImageBatch, Limits, LoadedSource, RandomCropFlip
+from lightning_gradood.data.loading import ImageBatch, Limits, LoadedSource, RandomCropFlip
 from lightning_gradood.data.mixture import BUILT_IN, Sources, open_source
 from lightning_gradood.data.output_names import Outputs
 from lightning_gradood.data.perturbed import Perturbations, PerturbedSource
@@ -40,7 +40,7 @@ from lightning_gradood.data.source import (
 from lightning_gradood.data.splits import Budget, Manifest, Split, make_manifest, split_rows
 
 __all__ = [
-    "BUILT_IN", "PARTS", "Budget", "CentreSquare", "DatasetSource", "DigitsSource", "FolderSource", "Given", "ImageBatch",
+    "BUILT_IN", "PARTS", "Budget", "DatasetSource", "DigitsSource", "FolderSource", "Given", "ImageBatch",
     "ImageDataModule", "Limits", "ListSource", "Listing", "LoadedSource", "Manifest", "Outputs", "Perturbations",
     "PerturbedSource", "PhotoPatches", "RandomCropFlip", "Source", "Sources", "Split", "class_name", "file_differences",
     "make_manifest", "open_source", "row_keys", "split_rows",

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 from typing_extensions import override  # typing has it from Python 3.12 on
@@ -22,10 +22,8 @@ from typing_extensions import override  # typing has it from Python 3.12 on
 from lightning_gradood.core import (
     MEGAPIXELS,
     TRANSPARENT,
-    Component,
     FiniteNonNegative,
     NonNegativeInt,
-    Picture,
     PositiveFloat,
     PositiveInt,
     Refusal,
@@ -288,28 +286,6 @@ def unreadable(name: str, listing: Listing, rows: Sequence[int]) -> list[int]:
         except Unreadable:
             bad.append(row)
     return bad
-
-
-@dataclass(frozen=True)
-class CentreSquare(Component):
-    """The largest central square of a picture, resized: what networks for photographs expect, where nothing else is known.
-
-    Args:
-        size: Its height and width in pixels. By default as the network of an experiment file was trained, with the whole
-            pre-processing that torchvision, timm or Hugging Face name for it; 32 for our networks, 224 for others.
-    """
-
-    size: PositiveInt | None = None
-
-    def __call__(self, picture: Picture) -> Picture:
-        """Cut and resize one picture."""
-        size = self.size or 224
-        if isinstance(picture, Image.Image):
-            return ImageOps.fit(picture, (size, size), Image.Resampling.BICUBIC)
-        from torchvision.transforms.v2 import functional  # takes as long to import as torch
-
-        square: Tensor = functional.center_crop(functional.resize(picture, [size]), [size])
-        return square
 
 
 class RandomCropFlip(nn.Module):

@@ -140,10 +140,10 @@ def binomial_interval(count: int, number: int) -> tuple[float, float]:
     """Clopper and Pearson's 95 % interval of the share `count` / `number`; [0, 1] for a number of 0."""
     if number == 0:
         return 0.0, 1.0
-    from scipy.stats import binomtest  # slow to import
+    from scipy.special import betaincinv
 
-    found = binomtest(count, number).proportion_ci(method="exact")
-    return float(found.low), float(found.high)
+    low = betaincinv(count, number - count + 1, 0.025) if count else 0.0
+    return float(low), float(betaincinv(count + 1, number - count, 0.975) if count < number else 1.0)
 
 
 def needed_images(false_positive_rate: float) -> int:

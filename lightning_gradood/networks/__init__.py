@@ -29,14 +29,14 @@ from lightning_gradood.networks.architectures import (
     resnet34,
     two_logits,
 )
-from lightning_gradood.networks.by_name import TrainedNetwork, outputs_of, trained_network
+from lightning_gradood.networks.by_name import CentreSquare, TrainedNetwork, outputs_of, trained_network
 from lightning_gradood.networks.hugging_face_networks import HuggingFaceImages, configuration_of, hugging_face
 from lightning_gradood.networks.identity import architecture, state_digest
 from lightning_gradood.networks.representation_mlp import MLPSettings, RepresentationMLP, Standardisation
 from lightning_gradood.networks.weights import load_weights
 
 __all__ = [
-    "CifarResNet", "HuggingFaceImages", "Logits", "MLPSettings", "Normalized", "Outputs", "RepresentationMLP",
+    "CentreSquare", "CifarResNet", "HuggingFaceImages", "Logits", "MLPSettings", "Normalized", "Outputs", "RepresentationMLP",
     "Standardisation", "TrainedNetwork", "TwoLogits", "architecture", "classifier", "configuration_of", "densenet_bc_100_12",
     "efficientnet_lite0", "hugging_face", "load_weights", "outputs_of", "resnet18", "resnet20", "resnet34", "state_digest",
     "trained_network", "two_logits",

@@ -18,15 +18,49 @@ from types import MappingProxyType
 from typing import Any
 
 import torch
-from torch import nn
+from PIL import Image, ImageOps
+from torch import Tensor, nn
 
-from lightning_gradood.core import Refusal, atomic_write, decode, did_you_mean, encode, packages_of, say
+from lightning_gradood.core import (
+    Component,
+    Picture,
+    PositiveInt,
+    Refusal,
+    atomic_write,
+    decode,
+    did_you_mean,
+    encode,
+    packages_of,
+    say,
+)
 from lightning_gradood.networks.architectures import Normalized
 from lightning_gradood.networks.hugging_face_networks import described_online, hugging_face, published
 from lightning_gradood.networks.weights import load_weights, outputs_in
 
 _V2 = "torchvision.transforms.v2"
 _AS_TRAINED = {"transform_input": True, "init_weights": False}  # what torchvision sets where it reads trained weights
+
+
+@dataclass(frozen=True)
+class CentreSquare(Component):
+    """The largest central square of a picture, resized: what networks for photographs expect, where nothing else is known.
+
+    Args:
+        size: Its height and width in pixels. By default as the network of an experiment file was trained, with the whole
+            pre-processing that torchvision, timm or Hugging Face name for it; 32 for our networks, 224 for others.
+    """
+
+    size: PositiveInt | None = None
+
+    def __call__(self, picture: Picture) -> Picture:
+        """Cut and resize one picture."""
+        size = self.size or 224
+        if isinstance(picture, Image.Image):
+            return ImageOps.fit(picture, (size, size), Image.Resampling.BICUBIC)
+        from torchvision.transforms.v2 import functional  # takes as long to import as torch
+
+        square: Tensor = functional.center_crop(functional.resize(picture, [size]), [size])
+        return square
 
 
 @dataclass(frozen=True)

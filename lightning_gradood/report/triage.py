@@ -4,6 +4,7 @@ import io
 import math
 import os
 import random
+import shlex
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -99,7 +100,8 @@ class Triage:
         if self.usual and not self.left:  # else some flagged ones cannot be marked
             about = {"group": 0, "mark": NORMAL, "path": WHOLE, "images": self.number, "reason": "not flagged"}
             rows += [_ROW | about, *(_row(0, *one, "") for one in self.usual)]
-        command = f"python -m lightning_gradood refit --guard {guard_folder} --marked {folder / TABLE} --output NEW"
+        flags = shlex.join(["--guard", guard_folder, "--marked", str(folder / TABLE)])
+        command = f"python -m lightning_gradood refit {flags} --output NEW"
         write_rows(rows, _COLUMNS, folder / TABLE, "--triage")
         told = {"groups": groups, "rows": rows, "command": command, "threshold": guard.threshold, "left": self.left}
         page = render("triage.html.jinja", title=f"Triage of {len(self.flagged)} flagged images", table=TABLE, **told)

@@ -243,7 +243,7 @@ def test_help_of_a_verb_is_one_screen_of_flags_and_choices_that_exist(capsys):
     own = [key for key in keys if key not in ("trust", "config", "print_config")]
     assert [key for key in own if ONLY_KNOWN in str(verdict(f"--{key.replace('NAME', 'x')}", "1"))] == []
     for key in ("detection.preset", "detection.budget", "detection.protocol", "data.perturbations.attacks"):
-        (choices,) = re.findall(r"one of (.*)\. Got", verdict(f"--{key}", "?"))
+        (choices,) = re.findall(r"one of (.*)\. Got", verdict(f"--{key}", "another"))
         assert [one for one in choices.split(", ") if one not in text] == [], key
     assert printed(["help", "fit"], capsys) == text
     assert keys_of("benchmark")[0] in printed(["benchmark", "--help", "all"], capsys)

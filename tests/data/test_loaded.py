@@ -11,7 +11,6 @@ from torchvision.transforms import v2
 
 from lightning_gradood.core import Refusal
 from lightning_gradood.data import (
-    CentreSquare,
     FolderSource,
     Limits,
     Listing,
@@ -21,6 +20,7 @@ from lightning_gradood.data import (
     Source,
     open_source,
 )
+from lightning_gradood.networks import CentreSquare
 
 
 def load(root, transform=None, in_memory=True, name="here", **options):
