@@ -2,9 +2,9 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Literal, TypeVar
+from typing import Literal, Self, TypeVar
 
 import numpy as np
 
@@ -133,6 +133,14 @@ class DetectionDatasets:
     keep_of: Callable[[str], Literal["all", "successful"]]
     training: Records | None = None
     shifted: Sequence[str] = ()
+
+    def read_by(self, detector: Detector) -> Self:
+        """The same with the columns alone that a detector reads: sources are joined, and others take gigabytes."""
+        names = [probe.name for probe in detector.probes]
+        found = {
+            source: one.only([name for name in names if name in one.probes]) for source, one in self.records.items()
+        }
+        return replace(self, records=found)
 
     def beside(self, detector: Detector) -> Beside:
         """The synthetic outliers that a detector is fitted against, or the training images that one without them is."""

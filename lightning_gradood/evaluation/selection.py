@@ -106,6 +106,7 @@ def _calibrated(
     settings: DetectionSettings,
     fits: Mapping[Key, Learnt],
 ) -> Calibrated:
+    datasets = datasets.read_by(detector)
     known = datasets.of(*sources)
     train, val = (known.where(split=split) for split in ("train", "val"))
     calibrating = normal_records(val)

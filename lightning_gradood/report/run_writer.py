@@ -63,6 +63,7 @@ from lightning_gradood.report.tables import brackets, percent
 from lightning_gradood.tasks import ClassificationTask
 
 _SAMPLES = 10  # images of each source beside the guard
+_COMPARED = 8  # images that a saved guard scores again; more fill the memory beside the records
 
 
 @dataclass(frozen=True)
@@ -207,7 +208,7 @@ def keep_guard(
         own = (normal.column("split") == "train") | np.isin(normal.ids, chosen.calibrating.ids)
         kept = drawn_images(normal.keep(own), names := [one.name for one in probes])
         files = {name: os.path.abspath(path) for name in kept.ids if (path := source.path(rows[name]))}
-        last = source.images([rows[name] for name in kept.ids[-place.datamodule.probe_batch_size :]])
+        last = source.images([rows[name] for name in kept.ids[-_COMPARED:]])
         saved = SavedDetector.of(chosen.detector, chosen.fitted, chosen.threshold, kept, trained_on=chosen.trained_on)
         about, keeps = _description(place, chosen, normal), KnownImages.of(kept, names, files)
         guard = Guard(place.model.network, saved, probes, source.transform, about, keeps)
