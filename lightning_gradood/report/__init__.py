@@ -9,7 +9,7 @@ Examples:
     >>> counts = {"test": {"normal": 50, "anomalous": 50}}
     >>> outcome = Outcome("svhn", "mlp", counts, {"test": {"auroc": 0.92}}, (0.86, 0.97), 1.0, {}, [], 0.1)
     >>> print(console_table(*printed_rows([outcome])).splitlines()[2])
-    svhn    mlp       92.00  [86.0, 97.0]      -                 -
+    svhn    mlp       92.00   [86.0, 97.0]
 """
 
 from lightning_gradood.report.benchmark import Benchmark, Experiment, run_benchmark

@@ -49,7 +49,7 @@ def test_what_cannot_be_compared_is_refused_in_a_sentence(run, capsys):
     results_of = "should be a run folder with results. Got no results.parquet in it."
     mine = str(run)
     rows = [
-        ([], "the following arguments are required: runs."),
+        ([], "`runs` should be given. Got none."),
         ([mine, "nowhere"], "A run folder should be given. Got `nowhere`, which does not exist. Correct the path."),
         ([mine, "tiny.yaml"], "Got `tiny.yaml`, which is no folder."),
         ([mine, "empty"], f"`empty` {results_of} `detect`, or `fit` at its end, writes them."),

@@ -72,4 +72,4 @@ def test_a_place_where_the_account_may_not_write_is_refused_and_the_definition_i
 
 def test_without_results_there_is_nothing_to_show(capsys):
     assert "no runs/*/*/results.parquet exists" in refused(["dashboard", "--entity", "me"], capsys)
-    assert "required: entity" in refused(["dashboard"], capsys)
+    assert "`--entity` should be given. Got none." in refused(["dashboard"], capsys)

@@ -92,7 +92,7 @@ def test_what_cannot_be_compared_is_refused_in_a_sentence(capsys):
         (["notes.txt"], "`notes.txt` should end in .parquet, .csv, .jsonl."),
         (["none.parquet"], "Both tables should hold scored images. Got 10 in the reference and 0 new ones."),
         (["usual.csv", "--alarm", "2"], "`--alarm` should be at least 0 and below 1. Got `--alarm 2.0`."),
-        (["usual.csv", "--alarm", "nan"], "`--alarm`: Expected a <class 'float'>; Given value: nan."),
+        (["usual.csv", "--alarm", "nan"], "`--alarm` should be a number. Got nan."),
         (["usual.csv", "--figure", "old.png"], "Got `--figure old.png`, which exists. Add --overwrite."),
         (["usual.csv", "--figure", "old.png/a.png"], "`--figure` should be a place that can be written."),
     ]

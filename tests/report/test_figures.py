@@ -206,7 +206,7 @@ def test_what_a_run_has_is_drawn_and_nothing_global_is_touched():
 
 def test_a_figure_that_fails_is_left_out_with_a_line_that_names_it(capsys):
     broken = run(arrays=PLAIN | {"first_layer": {"name": "conv1.weight"}})
-    pictures = draw_figures(broken, ReportSettings(["svg"], titles=False))
+    pictures = draw_figures(broken, ReportSettings(formats=["svg"], titles=False))
     said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
     assert said == ["warning: the figure first_layer is left out: KeyError: 'images'"]
     assert {path.stem for path in (broken.folder / "figures").glob("*.svg")} == set(pictures) >= {"samples", "roc_mlp"}
@@ -214,7 +214,7 @@ def test_a_figure_that_fails_is_left_out_with_a_line_that_names_it(capsys):
 
 def test_every_format_is_a_file_that_others_read_and_equal_runs_give_equal_files():
     one, two = (run(OUTCOMES[:1], arrays={"samples": SAMPLES}) for _ in range(2))
-    settings = ReportSettings(["pdf", "svg", "png"])
+    settings = ReportSettings(formats=["pdf", "svg", "png"])
     pictures = draw_figures(one, settings)
     assert draw_figures(two, settings) == pictures
     names = ["aurocs", "roc_mlp", "precision_recall_mlp", "scores_mlp", "samples"]
