@@ -20,7 +20,7 @@ from lightning_gradood.records import NORMAL, SPLITS
 Parts = TypedDict(
     "Parts", {"fit": GivenSource, "val": GivenSource, "test": GivenSource, "fit+val": GivenSource}, total=False
 )
-Given = GivenSource | Parts
+Given = Parts | GivenSource  # in this order: else parts are taken for the arguments of a data set
 """How a detection source is given: a source, a data set, a folder's path, or one of these for each part; see `PARTS`."""
 
 _LONGEST = 100  # letters of a source's name, which becomes a folder's and a file's

@@ -92,8 +92,8 @@ def _activation_boxes(shown: Mapping[str, Records]) -> dict[str, Any]:
 
 
 def spread(rows: Sequence[Any], most: int) -> list[Any]:
-    """At most so many from all over a sequence."""
-    return [rows[row] for row in np.unique(np.linspace(0, len(rows) - 1, most).astype(int))]
+    """At most so many from all over a sequence, which may be empty."""
+    return [rows[row] for row in np.unique(np.linspace(0, len(rows) - 1, min(most, len(rows))).astype(int))]
 
 
 def _extremes(pixels: Pixels, outcomes: Sequence[Outcome]) -> dict[str, dict[str, Any] | None]:
