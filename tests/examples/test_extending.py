@@ -18,6 +18,7 @@ FLAGS = {
     "--detection.resamples": "20", "--detection.false_positive_rate": "0.1", "--detection.mlp.max_epochs": "2",
     "--model.network": "lightning_gradood.networks.CifarResNet", "--model.network.blocks_per_stage": "1",
     "--trainer.callbacks": "[{class_path: ReportCallback, init_args: {figures: false}}]",
+    "--detection.preset": "paper",  # the MLP alone beside the examples: others need more than these few images
     # the examples
     "--detection.guard": "unusual_gap",
     "--detection.label_designs": "[label_design.AnythingElse]",
