@@ -275,15 +275,25 @@ def experiment_name(words: Sequence[str]) -> str:
 
 
 def of_former_network(words: Sequence[str]) -> set[str]:
-    """Names of arguments that files give to another network than the one that is named last."""
+    """Names of arguments that files give to another network, of which the one that is named last is no subclass."""
     path, given, former = None, set[str](), set[str]()
     for name, value in _network_settings(words):
         if name not in ("", _CLASS_PATH):
             given.add(name)
             former.discard(name)
         elif value != path:
-            path, given, former = value, set(), former | given
+            if path and not _is_subclass(value, path):
+                given, former = set(), former | given
+            path = value
     return former
+
+
+def _is_subclass(path: str, other: str) -> bool:
+    """Whether both are import paths of classes, the first derived from the second."""
+    try:
+        return issubclass(pkgutil.resolve_name(path), pkgutil.resolve_name(other))
+    except (AttributeError, ImportError, TypeError, ValueError):  # a function, a name of a hub, or nothing
+        return False
 
 
 def check_settings(parser: ArgumentParser, config: Namespace) -> None:
@@ -391,10 +401,17 @@ def _network_settings(words: Sequence[str]) -> Iterator[tuple[str, Any]]:
         if option in _CONFIG:
             with suppress(Exception):  # the parser says what is wrong with it
                 model = read_yaml(given)["model"]
-                network = model.get(_ARGUMENTS, model)["network"]
-                network = {_CLASS_PATH: network} if isinstance(network, str) else network
-                yield _CLASS_PATH, network[_CLASS_PATH]
-                yield from (network.get(_ARGUMENTS) or {}).items()
+                yield from _said_together(model.get(_ARGUMENTS, model)["network"])
         parts = [part for part in option.removeprefix("--").split(".") if part != _ARGUMENTS]
         if option.startswith("--") and parts[:2] == ["model", "network"]:
-            yield ".".join(parts[2:3]), given
+            name = ".".join(parts[2:3])
+            whole = None if name else yaml.safe_load(given)  # in one word
+            yield from _said_together(whole) if isinstance(whole, dict) else [(name, given)]
+
+
+def _said_together(network: Any) -> Iterator[tuple[str, Any]]:
+    """A network's class path, if there is one, and its arguments, of a mapping or a path."""
+    network = network if isinstance(network, dict) else {_CLASS_PATH: network}
+    if _CLASS_PATH in network:
+        yield _CLASS_PATH, network[_CLASS_PATH]
+    yield from (network.get(_ARGUMENTS, {} if _CLASS_PATH in network else network) or {}).items()

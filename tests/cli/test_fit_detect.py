@@ -56,7 +56,7 @@ def test_fit_ends_with_the_table_and_a_run_folder_that_agrees_with_it(run, finis
 
 
 def test_the_shipped_main_job_runs_in_short(capsys, probed):
-    main([*("fit", "--config", "digits", "--run_dir", "short", "--data.limits.images", "40", "--data.limits.sources", "{cw: 20}"),
+    main([*("fit", "--config", "digits", "--run_dir", "short", "--data.limits.images", "50", "--data.limits.sources", "{cw: 20}"),
           *("--trainer.max_epochs", "2", "--trainer.accelerator", "cpu", "--detection.mlp.max_epochs", "5"),
           *("--detection.resamples", "20", "--detection.false_positive_rate", "0.1"),
           *("--trainer.callbacks", "[{class_path: ReportCallback, init_args: {figures: false}}]")])  # fmt: skip
