@@ -404,8 +404,9 @@ def _network_settings(words: Sequence[str]) -> Iterator[tuple[str, Any]]:
                 yield from _said_together(model.get(_ARGUMENTS, model)["network"])
         parts = [part for part in option.removeprefix("--").split(".") if part != _ARGUMENTS]
         if option.startswith("--") and parts[:2] == ["model", "network"]:
-            name = ".".join(parts[2:3])
-            whole = None if name else yaml.safe_load(given)  # in one word
+            name, whole = ".".join(parts[2:3]), None
+            with suppress(yaml.YAMLError):
+                whole = None if name else yaml.safe_load(given)  # in one word
             yield from _said_together(whole) if isinstance(whole, dict) else [(name, given)]
 
 
