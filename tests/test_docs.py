@@ -80,6 +80,8 @@ def test_the_notebooks_run(tmp_path):
     paths = [path for path in GALLERY if path.stem != "hugging_face_network" or find_spec("transformers")]
     books = [nbformat.read(path, 4) for path in paths]
     cells = [cell for book in books for cell in [nbformat.v4.new_code_cell("%reset -f"), *book.cells]]
+    for place, cell in enumerate(cells):
+        cell.id = f"cell-{place}"
     whole = nbformat.v4.new_notebook(metadata=books[0].metadata, cells=cells)
     NotebookClient(whole, timeout=200, resources={"metadata": {"path": str(tmp_path)}}).execute()
     missing = []

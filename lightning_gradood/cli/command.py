@@ -20,6 +20,7 @@ from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from lightning_gradood.cli import defaults, parsing
+from lightning_gradood.cli.network_words import of_former_network
 from lightning_gradood.cli.stopping import share_signals
 from lightning_gradood.cli.verbs import ABOUT, VERBS, Ended, Stopped
 from lightning_gradood.core import Refusal, claim, encode, hold, new_run_folder, refuse_foreign, refused_as, stage
@@ -103,7 +104,7 @@ class Command(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         """Resolve a network's name, find the run's folder and point the loggers at it."""
-        former = parsing.of_former_network(self.words)
+        former = of_former_network(self.words)
         defaults.resolve_network(self.config[str(self.subcommand)], self.subcommand == "fit", former)
         self.folder = self._choose_folder()
         if self._setting("trainer").fast_dev_run and self._setting("detection") is not None:

@@ -29,6 +29,7 @@ from torch import nn
 from torchvision.transforms import v2
 
 from lightning_gradood import data, detectors, gradients, networks, perturbations, tasks
+from lightning_gradood.cli.network_words import ARGUMENTS, CLASS_PATH, CONFIG, network_settings
 from lightning_gradood.cli.plain import one_sentence, own_keys
 from lightning_gradood.core import (
     Refusal,
@@ -60,7 +61,6 @@ _DENIED = re.compile(r"Importing '([^']+)' is not allowed, denied by")
 _KNOWN = re.compile(r"known\s+subclasses:\s+([^()]+)\)")
 _MANY = 40  # Lightning's callbacks are fewer; there are hundreds of modules
 _LINE = "\n" + " " * 24
-_CLASS_PATH, _ARGUMENTS, _CONFIG = "class_path", "init_args", ("-c", "--config")
 _OF_SETTINGS = ("--trainer", "--model", "--data", "--detection", "--report", "--logging")
 _PYTORCH_OOD = "pytorch_ood.detector."
 _HUGGING_FACE, _FROM_PRETRAINED = (
@@ -135,15 +135,15 @@ def _adapted(value: Any) -> Any:
     if isinstance(value, str):
         if _FROM_PRETRAINED.fullmatch(value):
             return _HUGGING_FACE
-        named = {_CLASS_PATH: _HUGGING_FACE, _ARGUMENTS: {"pretrained_model_name_or_path": value[3:]}}
+        named = {CLASS_PATH: _HUGGING_FACE, ARGUMENTS: {"pretrained_model_name_or_path": value[3:]}}
         return named if value.startswith("hf:") else value
     if isinstance(value, list):
-        return [_adapted({_CLASS_PATH: one} if str(one).startswith(_PYTORCH_OOD) else one) for one in value]
+        return [_adapted({CLASS_PATH: one} if str(one).startswith(_PYTORCH_OOD) else one) for one in value]
     if not isinstance(value, dict):
         return value
-    if str(path := value.get(_CLASS_PATH)).startswith(_PYTORCH_OOD):
-        given = {"detector": path, "settings": value.get(_ARGUMENTS) or {}}
-        return {_CLASS_PATH: class_path(detectors.PytorchOOD), _ARGUMENTS: given}
+    if str(path := value.get(CLASS_PATH)).startswith(_PYTORCH_OOD):
+        given = {"detector": path, "settings": value.get(ARGUMENTS) or {}}
+        return {CLASS_PATH: class_path(detectors.PytorchOOD), ARGUMENTS: given}
     return {name: _adapted(one) for name, one in value.items()}
 
 
@@ -254,12 +254,12 @@ def with_shipped_files(words: Sequence[str]) -> list[str]:
     glued = ("-c=", "--config=")
     words = [_FROM_PRETRAINED.sub(_HUGGING_FACE, word) for word in words]
     found = [part for word in words for part in (word.split("=", 1) if word.startswith(glued) else [word])]
-    found = [experiment_file(word) if before in _CONFIG else word for before, word in itertools.pairwise(["", *found])]
+    found = [experiment_file(word) if before in CONFIG else word for before, word in itertools.pairwise(["", *found])]
     for before, word in itertools.pairwise(["", *found]):
         flag, _, value = word.partition("=") if word.startswith("--") else (before, "", word)
-        named = flag in _CONFIG or (flag in _OF_SETTINGS and value.endswith((".yaml", ".yml")))
+        named = flag in CONFIG or (flag in _OF_SETTINGS and value.endswith((".yaml", ".yml")))
         if named and os.path.isfile(value):  # a pipe from the shell can be read only once
-            key = "config" if flag in _CONFIG else flag[2:]
+            key = "config" if flag in CONFIG else flag[2:]
             try:
                 wrong = "" if isinstance(read_yaml(value), dict) else "in which no keys are"
             except (Unparsable, OSError) as error:
@@ -271,29 +271,7 @@ def with_shipped_files(words: Sequence[str]) -> list[str]:
 
 def experiment_name(words: Sequence[str]) -> str:
     """Name an experiment by its first file; the parsed configuration forgets it where something is interpolated."""
-    return next((Path(value).stem for option, value in itertools.pairwise(words) if option in _CONFIG), "run")
-
-
-def of_former_network(words: Sequence[str]) -> set[str]:
-    """Names of arguments that files give to another network, of which the one that is named last is no subclass."""
-    path, given, former = None, set[str](), set[str]()
-    for name, value in _network_settings(words):
-        if name not in ("", _CLASS_PATH):
-            given.add(name)
-            former.discard(name)
-        elif value != path:
-            if path and not _is_subclass(value, path):
-                given, former = set(), former | given
-            path = value
-    return former
-
-
-def _is_subclass(path: str, other: str) -> bool:
-    """Whether both are import paths of classes, the first derived from the second."""
-    try:
-        return issubclass(pkgutil.resolve_name(path), pkgutil.resolve_name(other))
-    except (AttributeError, ImportError, TypeError, ValueError):  # a function, a name of a hub, or nothing
-        return False
+    return next((Path(value).stem for option, value in itertools.pairwise(words) if option in CONFIG), "run")
 
 
 def check_settings(parser: ArgumentParser, config: Namespace) -> None:
@@ -306,7 +284,7 @@ def check_settings(parser: ArgumentParser, config: Namespace) -> None:
     refuse_null(parser, config, sections)
     for name, value in config.items():
         if value in ("None", "null"):  # of a setting that takes any text
-            name = name.replace(f".{_ARGUMENTS}", "")
+            name = name.replace(f".{ARGUMENTS}", "")
             raise Refusal(f"`{name}` should have a value. Got null. Leave it out for the default.")
     for name in _TRAINED:
         if config.trainer.get(name) == 0:  # Lightning trains nothing, or divides by it
@@ -360,8 +338,8 @@ def readable_signatures(words: Sequence[str]) -> Iterator[None]:
     that it takes; `--trainer.logger CSVLogger` may stand alone, as `place_loggers` fills in its `save_dir`.
     """
     path, names = None, list[str]()
-    for name, value in _network_settings(words):
-        if name not in ("", _CLASS_PATH):
+    for name, value in network_settings(words):
+        if name not in ("", CLASS_PATH):
             names.append(name)
         elif value != path:
             path, names = value, []  # arguments of another one
@@ -391,28 +369,3 @@ def _describe(function: Any, names: Sequence[str]) -> None:
         keyword = inspect.Parameter.KEYWORD_ONLY
         known[-1:-1] = [inspect.Parameter(name, keyword, default=None, annotation=Any) for name in more]
         function.__signature__ = signature.replace(parameters=known, return_annotation=nn.Module)
-
-
-def _network_settings(words: Sequence[str]) -> Iterator[tuple[str, Any]]:
-    """What is said of the network, in order: its class path under "" or `class_path`, and its arguments by name."""
-    for place, word in enumerate(words):
-        option, sign, value = word.partition("=")
-        given = value if sign else "".join(words[place + 1 : place + 2])
-        if option in _CONFIG:
-            with suppress(Exception):  # the parser says what is wrong with it
-                model = read_yaml(given)["model"]
-                yield from _said_together(model.get(_ARGUMENTS, model)["network"])
-        parts = [part for part in option.removeprefix("--").split(".") if part != _ARGUMENTS]
-        if option.startswith("--") and parts[:2] == ["model", "network"]:
-            name, whole = ".".join(parts[2:3]), None
-            with suppress(yaml.YAMLError):
-                whole = None if name else yaml.safe_load(given)  # in one word
-            yield from _said_together(whole) if isinstance(whole, dict) else [(name, given)]
-
-
-def _said_together(network: Any) -> Iterator[tuple[str, Any]]:
-    """A network's class path, if there is one, and its arguments, of a mapping or a path."""
-    network = network if isinstance(network, dict) else {_CLASS_PATH: network}
-    if _CLASS_PATH in network:
-        yield _CLASS_PATH, network[_CLASS_PATH]
-    yield from (network.get(_ARGUMENTS, {} if _CLASS_PATH in network else network) or {}).items()

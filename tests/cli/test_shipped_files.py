@@ -97,7 +97,7 @@ def _runs(wheel, folder):
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     place = folder / "elsewhere"
     place.mkdir()
-    command = [str(python.with_name("gradood")), "fit", "--config", "digits", "--run_dir", "here", "--data.limits.images", "20",
+    command = [str(python.with_name("gradood")), "fit", "--config", "digits", "--run_dir", "here", "--data.limits.images", "60",
                "--data.perturbations.attacks", "null", "--trainer.max_epochs", "1", "--trainer.accelerator",
                "cpu", "--detection.mlp.max_epochs", "2", "--detection.resamples", "20",
                "--detection.false_positive_rate", "0.2"]  # fmt: skip
