@@ -14,7 +14,8 @@ from tiny import FILE, called, refused, results
 
 from lightning_gradood.cli import main
 from lightning_gradood.cli.defaults import resolve_network
-from lightning_gradood.cli.parsing import of_former_network, readable_signatures
+from lightning_gradood.cli.network_words import of_former_network
+from lightning_gradood.cli.parsing import readable_signatures
 from lightning_gradood.core import Refusal, shipped_files
 from lightning_gradood.guard import Guard
 from lightning_gradood.networks import CifarResNet
