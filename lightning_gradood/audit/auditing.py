@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -138,7 +139,8 @@ class Audit(Component):
         norm: see `Norm`.
         attacks: each looks in each ball; those that have no such goal are left out.
         restarts: how often each looks, from other places.
-        rates: false-positive rates at which images count as flagged; attacks stay below the threshold of the largest.
+        rates: false-positive rates at which images count as flagged; attacks stay below the threshold of the largest. By
+            default, where a guard is audited, those of `RATES` that its calibration images allow, else its own.
         batch_size: images attacked together, which bounds the memory.
         seed: of places to start from, by image and restart.
     """
@@ -148,7 +150,7 @@ class Audit(Component):
     norm: Norm = "linf"
     attacks: Sequence[Attack] = ATTACKS
     restarts: PositiveInt = 1
-    rates: Sequence[OpenUnitInterval] = RATES
+    rates: Sequence[OpenUnitInterval] = ()
     batch_size: PositiveInt = 32
     seed: Seed = 0
 
@@ -320,11 +322,9 @@ class _Work:
 def _sentence(rows: Sequence[Reached], goal: Goal, norm: Norm, checks: Sequence[Check]) -> str:
     """What a user may rely on."""
     rate = max(rows[0].shares, key=float)
-    before, worst = (
-        rows[0].shares[rate],
-        sorted((one for one in rows if one.attack == _ALL), key=lambda one: one.radius),
-    )
-    held = [one for one in worst if one.intervals[rate][1] <= before + _HELD]
+    before = rows[0].shares[rate]
+    worst = sorted((one for one in rows if one.attack == _ALL), key=lambda one: one.radius)
+    held = list(takewhile(lambda one: one.intervals[rate][1] <= before + _HELD, worst))
     told = held[-1] if held else worst[0]
     what = {"evade": "makes the classifier err unflagged on", "hide": "hides", "alarm": "raises a false alarm for"}[
         goal

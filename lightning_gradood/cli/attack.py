@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 from jsonargparse.typing import PositiveInt
 
-from lightning_gradood.cli.plain import SWITCH, plain, refuse_existing
+from lightning_gradood.cli.plain import SWITCH, plain
 
 if TYPE_CHECKING:  # torch takes seconds to import, and `--help` needs none of it
     from torch import Tensor
@@ -60,13 +60,13 @@ def attack(
         device: where the network runs, e.g. cuda.
         trust: a package of yours whose classes the guard may name; may be given several times.
     """
-    from lightning_gradood.audit import ATTACKS, CARD, RADII, RATES, Audit, Queries
+    from lightning_gradood.audit import ATTACKS, CARD, RADII, Audit, Queries
     from lightning_gradood.core import Refusal
     from lightning_gradood.guard import Guard
-    from lightning_gradood.metrics import needed_images
     from lightning_gradood.report import card_table
 
-    refuse_existing("--guard", Path(guard) / CARD, overwrite)
+    if (card := Path(guard) / CARD).exists() and not overwrite:
+        raise Refusal(f"`--guard` should be a guard without a card of an earlier audit. Got {card}. Add --overwrite.")
     names = [one.name for one in ATTACKS]
     if unknown := [name for name in attacks or [] if name not in names]:
         raise Refusal(f"`--attacks` should be some of {', '.join(names)}. Got {unknown[0]}.")
@@ -76,10 +76,7 @@ def attack(
         if one.name in (attacks or names)
     ]
     loaded = Guard.load(guard, trust or (), device)
-    rates = [one for one in RATES if needed_images(one) <= len(loaded.calibration)]
-    settings = Audit(
-        goal, eps or RADII, norm, chosen, restarts, rates or [loaded.about.false_positive_rate], batch_size, seed
-    )
+    settings = Audit(goal, eps or RADII, norm, chosen, restarts, batch_size=batch_size, seed=seed)
     found = loaded.audit(*_labelled(loaded, images, limit), settings)
     place = found.save(guard)
     weak = "".join(f"The audit is too weak: {one.question} No.\n" for one in found.checks if not one.passed)

@@ -226,18 +226,20 @@ class Guard:
         return GuardReport.of(self, batch, self(batch).rows(), names, most)
 
     def audit(
-        self, images: Images, labels: Tensor | Sequence[int] | None = None, settings: Audit | None = None
+        self,
+        images: Images,
+        labels: Tensor | Sequence[int] | None = None,
+        settings: Audit = Audit(),  # noqa: B008 - frozen, so sharing it is harmless
     ) -> Robustness:
         """Attack classifier and detector at once, and say what an attacker who knows both reaches.
 
         Args:
             images: normal ones, or for `hide` anomalous ones, as for `__call__`.
             labels: their classes [N]; by default the classifier's predictions.
-            settings: by default the usual ones, at those of their false-positive rates that the calibration images allow.
+            settings: what is attacked, how far and how hard.
         """
-        if settings is None:
-            rates = [one for one in RATES if needed_images(one) <= len(self.calibration)]
-            settings = Audit(rates=rates or [self.about.false_positive_rate])
+        allowed = [one for one in RATES if needed_images(one) <= len(self.calibration)]
+        settings = replace(settings, rates=settings.rates or allowed or [self.about.false_positive_rate])
         batch = self._batch(images)
         self._check(batch)
         pixels = as_float(batch).float().to(self.device)

@@ -33,7 +33,7 @@ def test_an_audit_leaves_a_card_beside_the_guard(run, capsys):
     assert card.sentence in page
 
     rows = [
-        ([*attack, "photos"], f"`--guard` should be a new file. Got `--guard {folder}/robustness.json`, which exists."),
+        ([*attack, "photos"], f"without a card of an earlier audit. Got {folder}/robustness.json. Add --overwrite."),
         ([*attack, "photos", "--overwrite", "--eps", "8"], "If 8 of 255 grey levels are meant, write 0.03137."),
         ([*attack, "photos", "--overwrite", "--attacks", "pgd"], "`--attacks` should be some of joint, selective,"),
         ([*attack, "nowhere", "--overwrite"], "`nowhere` should be an image file"),
