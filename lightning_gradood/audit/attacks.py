@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import ClassVar, Literal
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal, NamedTuple, Self
 
+import numpy as np
 import torch
 from torch import Tensor
+from typing_extensions import override  # typing has it from Python 3.12 on
 
 from lightning_gradood.audit.target import Judgement, Target, margins
 from lightning_gradood.core import Component, FinitePositive, PositiveInt, image_generator
@@ -44,37 +46,52 @@ class Ball:
         unit = direction.sign() if self.norm == "linf" else direction / _lengths(direction).clamp_min(1e-30)
         return self.project(images + share * self.radius * unit)
 
-    def random(self, ids: Sequence[str], seed: int) -> Tensor:
-        """An image of the ball for each id: a uniform change of each pixel, or one in a uniform direction."""
-        streams = [image_generator(seed, f"{name}/audit") for name in ids]
+    def part(self, rows: Tensor) -> Ball:
+        """The ball of some images."""
+        return replace(self, clean=self.clean[rows])
+
+    def random(self, rows: Tensor, purpose: str, seed: int) -> Tensor:
+        """An image of the ball for each row: a uniform change of each pixel, or one in a uniform direction."""
+        part, streams = self.part(rows), [image_generator(seed, f"{row}/{purpose}") for row in rows.tolist()]
         shape = self.clean.shape[1:]
         if self.norm == "linf":
             drawn = [2 * torch.rand(shape, generator=one, dtype=torch.float64) - 1 for one in streams]
-            return self.project(self.clean + self.radius * torch.stack(drawn).to(self.clean))
+            return part.project(part.clean + self.radius * torch.stack(drawn).to(self.clean))
         drawn = [torch.randn(shape, generator=one, dtype=torch.float64) for one in streams]
-        return self.step(self.clean, torch.stack(drawn).to(self.clean), 1.0)
+        return part.step(part.clean, torch.stack(drawn).to(self.clean), 1.0)
 
 
 class Best:
-    """The best image so far for each clean one: of those with the wrong class (for `evade`), that of the lowest score."""
+    """The best image so far for each clean one: of those with the wrong class (for `evade`), that of the lowest score.
+
+    An image is settled once it has reached the goal as far as can be wished: a wrong class and a score below the median of
+    normal images, for `alarm` a score above all of them. Attacks go on with the others alone, and never lose what was found.
+    """
 
     def __init__(self, target: Target, goal: Goal, images: Tensor, labels: Tensor) -> None:
         self.target, self.goal, self.labels = target, goal, labels.cpu()
         self.images = images.clone()
         self.losses = torch.full((len(images),), torch.inf, dtype=torch.float64)
-        self.reached: list[float] = []
-        """After each step, the share of images that have reached the goal at the target's threshold."""
+        wished = np.max(target.calibration) if goal == "alarm" else np.median(target.calibration)
+        self.settled_below = -abs(float(wished) - target.threshold) / target.spread
+        self.note(torch.arange(len(images)), images, target.judge(images))
 
-    def note(self, images: Tensor, found: Judgement) -> None:
-        """Keep the images that are better."""
-        losses = self.loss(found)
-        better = losses < self.losses
-        self.losses = torch.where(better, losses, self.losses)
-        better = better.to(images.device)
-        self.images[better] = images.detach()[better]
-        self.reached.append(float((self.losses < 0).double().mean()))
+    def note(self, rows: Tensor, images: Tensor, found: Judgement) -> None:
+        """Keep those images that are better than what these rows have."""
+        losses = self.loss(rows, found)
+        better = losses < self.losses[rows]
+        self.losses[rows[better]] = losses[better]
+        self.images[rows[better]] = images.detach()[better.to(images.device)]
 
-    def loss(self, found: Judgement) -> Tensor:
+    def open(self, rows: Tensor) -> Tensor:
+        """Those of the rows for which more can be wished."""
+        return rows[self.losses[rows] >= self.settled_below]
+
+    def reached(self) -> int:
+        """How many images have reached the goal at the target's threshold."""
+        return int((self.losses < 0).sum())
+
+    def loss(self, rows: Tensor, found: Judgement) -> Tensor:
         """Below 0 where the goal is reached, lower = better, float64 [N]; units of the spread of normal scores."""
         over = (found.scores.detach() - self.target.threshold) / self.target.spread
         if self.goal == "alarm":
@@ -82,7 +99,7 @@ class Best:
         over = torch.where(over <= 0, over - 1e-12, over)
         if self.goal == "hide":
             return over
-        margin = margins(found.logits.detach(), self.labels)
+        margin = margins(found.logits.detach(), self.labels[rows])
         return torch.where(margin < 0, over, 1e6 + margin)  # a right class is worse than any score
 
 
@@ -94,8 +111,21 @@ class Attack(Component, ABC):
     goals: ClassVar[Sequence[Goal]] = ("evade", "hide", "alarm")
 
     @abstractmethod
-    def run(self, best: Best, ball: Ball, ids: Sequence[str], seed: int) -> None:
-        """Look once; what is found is noted in `best`."""
+    def with_steps(self, steps: int) -> Self:
+        """The same attack, which looks as long as `steps` steps of a walk take."""
+
+    @abstractmethod
+    def run(self, best: Best, ball: Ball, rows: Tensor, restart: int, seed: int) -> Iterator[None]:
+        """Look once for these rows, note what is found in `best`, and yield after each look, equally often for all rows."""
+
+
+class _Way(NamedTuple):
+    """Where a walk is: images that require grad, their margins and score losses (lower = better), and the score's weights."""
+
+    images: Tensor
+    margins: Tensor
+    losses: Tensor
+    weights: Tensor
 
 
 @dataclass(frozen=True)
@@ -108,28 +138,39 @@ class _Walk(Attack):
 
     steps: PositiveInt = 100
 
-    def run(self, best: Best, ball: Ball, ids: Sequence[str], seed: int) -> None:
-        """Walk once."""
-        self._walk(best, ball, ball.random(ids, seed), torch.ones(len(ids)).double())
+    @override
+    def with_steps(self, steps: int) -> Self:
+        return replace(self, steps=steps)
 
-    def _walk(self, best: Best, ball: Ball, images: Tensor, weights: Tensor) -> Tensor:
-        """Walk with a weight of the score for each image [N]; say which were misclassified on the way."""
-        wrong = torch.zeros(len(images), dtype=torch.bool)
-        for step in range(self.steps):
-            images = images.detach().requires_grad_()
-            found = best.target.follow(images)
-            best.note(images, found)
-            wrong |= margins(found.logits.detach(), best.labels) < 0
-            direction = self._direction(best, images, found, weights)
-            share = _FIRST_STEP * (1 + math.cos(math.pi * step / self.steps)) / 2
-            images = ball.step(images.detach(), direction, share)
-        found = best.target.judge(images)
-        best.note(images, found)
-        return wrong | (margins(found.logits, best.labels) < 0)
+    @override
+    def run(self, best: Best, ball: Ball, rows: Tensor, restart: int, seed: int) -> Iterator[None]:
+        yield from self._walk(
+            best, ball, rows, ball.random(rows, f"{restart}/audit", seed), torch.ones(len(rows)).double()
+        )
 
-    def _direction(self, best: Best, images: Tensor, found: Judgement, weights: Tensor) -> Tensor:
-        """The way to go, of the shape of the images; unless overridden down (or for `alarm` up) the score alone."""
-        return _gradient(_score_loss(best, found).sum(), images)
+    def _walk(
+        self, best: Best, ball: Ball, rows: Tensor, images: Tensor, weights: Tensor
+    ) -> Generator[None, None, Tensor]:
+        """Walk with a weight of the score for each image [N]; return which were misclassified on the way."""
+        wrong = torch.zeros(len(rows), dtype=torch.bool)
+        for step in range(self.steps + 1):
+            (left,) = torch.where(torch.isin(rows, best.open(rows)))
+            if len(left):
+                part = images[left].detach().requires_grad_()
+                found = best.target.follow(part)
+                best.note(rows[left], part, found)
+                margin = margins(found.logits, best.labels[rows[left]])
+                wrong[left] |= margin.detach() < 0
+                way = _Way(part, margin, _score_loss(best, found), weights[left])
+                share = _FIRST_STEP * (1 + math.cos(math.pi * step / self.steps)) / 2
+                ahead = self._direction(way, best.goal)
+                images[left] = ball.part(rows[left]).step(part.detach(), ahead, share)
+            yield
+        return wrong
+
+    @abstractmethod
+    def _direction(self, way: _Way, goal: Goal) -> Tensor:
+        """The way to go, of the shape of the images."""
 
 
 @dataclass(frozen=True)
@@ -148,20 +189,20 @@ class Joint(_Walk):
     name: ClassVar[str] = "joint"
     goals: ClassVar[Sequence[Goal]] = ("evade",)
 
-    def run(self, best: Best, ball: Ball, ids: Sequence[str], seed: int) -> None:
-        """Walk once for each value of λ."""
-        start = ball.random(ids, seed)
-        weights = torch.ones(len(ids), dtype=torch.float64)
+    @override
+    def run(self, best: Best, ball: Ball, rows: Tensor, restart: int, seed: int) -> Iterator[None]:
+        start = ball.random(rows, f"{restart}/audit", seed)
+        weights = torch.ones(len(rows), dtype=torch.float64)
         low, high = torch.zeros_like(weights), torch.full_like(weights, torch.inf)
         for _ in range(self.searches):
-            wrong = self._walk(best, ball, start, weights)
+            wrong = yield from self._walk(best, ball, rows, start.clone(), weights)
             low, high = torch.where(wrong, weights, low), torch.where(wrong, high, weights)
             between = torch.where(low > 0, (low * high).sqrt(), high / 10)
             weights = torch.where(high.isinf(), 10 * low, between)
 
-    def _direction(self, best: Best, images: Tensor, found: Judgement, weights: Tensor) -> Tensor:
-        margin = (margins(found.logits, best.labels) + _SURE).clamp_min(0)
-        return _gradient((margin + weights * _score_loss(best, found)).sum(), images)
+    @override
+    def _direction(self, way: _Way, goal: Goal) -> Tensor:
+        return _gradient((way.margins + _SURE).clamp_min(0) + way.weights * way.losses, way.images)
 
 
 @dataclass(frozen=True)
@@ -175,12 +216,10 @@ class Selective(_Walk):
 
     name: ClassVar[str] = "selective"
 
-    def _direction(self, best: Best, images: Tensor, found: Judgement, weights: Tensor) -> Tensor:
-        loss = _score_loss(best, found)
-        if best.goal == "evade":
-            margin = margins(found.logits, best.labels)
-            loss = torch.where(margin < 0, loss, margin)
-        return _gradient(loss.sum(), images)
+    @override
+    def _direction(self, way: _Way, goal: Goal) -> Tensor:
+        right = (way.margins >= 0) & (goal == "evade")
+        return _gradient(torch.where(right, way.margins, way.losses), way.images)
 
 
 @dataclass(frozen=True)
@@ -194,11 +233,10 @@ class Orthogonal(_Walk):
     name: ClassVar[str] = "orthogonal"
     goals: ClassVar[Sequence[Goal]] = ("evade",)
 
-    def _direction(self, best: Best, images: Tensor, found: Judgement, weights: Tensor) -> Tensor:
-        margin = margins(found.logits, best.labels)
-        of_class = _gradient(margin.sum(), images, keep=True)
-        of_score = _gradient(_score_loss(best, found).sum(), images)
-        wrong = _as_rows(margin.detach() < 0, images)
+    @override
+    def _direction(self, way: _Way, goal: Goal) -> Tensor:
+        of_class, of_score = _gradient(way.margins, way.images, keep=True), _gradient(way.losses, way.images)
+        wrong = _as_rows(way.margins.detach() < 0, way.images)
         return torch.where(wrong, _without(of_score, of_class), _without(of_class, of_score))
 
 
@@ -219,39 +257,42 @@ class Queries(Attack):
     name: ClassVar[str] = "queries"
     sees_gradients: ClassVar[bool] = False
 
-    def run(self, best: Best, ball: Ball, ids: Sequence[str], seed: int) -> None:
-        """Ask `queries` times."""
-        streams = [image_generator(seed, f"{name}/queries") for name in ids]
-        images = ball.random(ids, seed)
-        found = best.target.judge(images)
-        best.note(images, found)
-        losses = self._loss(best, found)
-        height, width = images.shape[-2:]
-        for number in range(self.queries):
-            share = self.largest * (1 - number / self.queries) ** 2
-            side = max(1, round(share * min(height, width)))
-            tried = images.clone()
-            for row, stream in enumerate(streams):
-                top, left = (int(torch.randint(0, size - side + 1, (), generator=stream)) for size in (height, width))
-                colours = torch.randint(0, 2, (images.shape[1], 1, 1), generator=stream).to(images) * 2 - 1
-                if ball.norm == "l2":
-                    colours = colours * ball.radius / side / images.shape[1] ** 0.5
-                place = (row, slice(None), slice(top, top + side), slice(left, left + side))
-                base = ball.clean if ball.norm == "linf" else images
-                tried[place] = base[place] + colours * (ball.radius if ball.norm == "linf" else 1.0)
-            tried = ball.project(tried)
-            found = best.target.judge(tried)
-            best.note(tried, found)
-            new = self._loss(best, found)
-            better = new < losses
-            losses, images = torch.where(better, new, losses), torch.where(_as_rows(better, images), tried, images)
+    @override
+    def with_steps(self, steps: int) -> Self:
+        return replace(self, queries=5 * steps)  # a step forward and backward is worth more than a query
 
-    def _loss(self, best: Best, found: Judgement) -> Tensor:
-        score = _score_loss(best, found)
-        if best.goal != "evade":
-            return score
-        margin = margins(found.logits, best.labels)
-        return torch.where(margin < 0, score, 1e6 + margin)
+    @override
+    def run(self, best: Best, ball: Ball, rows: Tensor, restart: int, seed: int) -> Iterator[None]:
+        streams = [image_generator(seed, f"{row}/{restart}/queries") for row in rows.tolist()]
+        images, losses = ball.random(rows, f"{restart}/audit", seed), torch.full((len(rows),), torch.inf).double()
+        for number in range(self.queries + 1):
+            (left,) = torch.where(torch.isin(rows, best.open(rows)))
+            if len(left):
+                share = self.largest * (1 - (number - 1) / self.queries) ** 2
+                tried = images[left]
+                if number:
+                    tried = _with_squares(ball.part(rows[left]), tried, share, [streams[one] for one in left.tolist()])
+                found = best.target.judge(tried)
+                best.note(rows[left], tried, found)
+                new = best.loss(rows[left], found)
+                better = new < losses[left]
+                losses[left[better]], images[left[better]] = new[better], tried[better.to(tried.device)]
+            yield
+
+
+def _with_squares(ball: Ball, images: Tensor, share: float, streams: Sequence[torch.Generator]) -> Tensor:
+    """Images of a ball with a square each, of a share of the image's side, a random place and a random colour."""
+    height, width = images.shape[-2:]
+    side, tried = max(1, round(share * min(height, width))), images.clone()
+    for row, stream in enumerate(streams):
+        top, left = (int(torch.randint(0, size - side + 1, (), generator=stream)) for size in (height, width))
+        colours = torch.randint(0, 2, (images.shape[1], 1, 1), generator=stream).to(images) * 2 - 1
+        place = (row, slice(None), slice(top, top + side), slice(left, left + side))
+        if ball.norm == "linf":
+            tried[place] = ball.clean[place] + colours * ball.radius
+        else:
+            tried[place] += colours * ball.radius / side / images.shape[1] ** 0.5
+    return ball.project(tried)
 
 
 ATTACKS: Sequence[Attack] = (Joint(), Selective(), Orthogonal(), Queries())
@@ -265,7 +306,7 @@ def _score_loss(best: Best, found: Judgement) -> Tensor:
 
 def _gradient(loss: Tensor, images: Tensor, keep: bool = False) -> Tensor:
     """The way down; a gradient that is not finite, as that of a length at 0, counts as 0."""
-    (gradient,) = torch.autograd.grad(loss, images, retain_graph=keep)
+    (gradient,) = torch.autograd.grad(loss.sum(), images, retain_graph=keep)
     return -gradient.nan_to_num(0.0, 0.0, 0.0)
 
 

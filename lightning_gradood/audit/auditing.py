@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from itertools import takewhile
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -185,11 +185,14 @@ class Audit(Component):
         kept = torch.from_numpy(clean.predictions).to(images.device) if labels is None else labels
         work = _Work(self, target, images, kept, verdict, clean)
         rows = [work.row(_CLEAN, 0.0, clean)]
-        looks = [(attack, radius) for radius in self.radii for attack in self.chosen]
-        for attack, radius in progress(looks, "attacking", len(looks), "attacks"):
-            found, steps = work.attack(attack, radius)
-            rows.append(replace(work.row(attack.name, radius, found), by_step=steps))
-        rows += [work.row(_ALL, radius, work.best_at(radius)) for radius in self.radii]
+        found: dict[float, list[Judged]] = {radius: [] for radius in sorted(self.radii)}
+        bests = [(attack, work.best()) for attack in self.chosen]  # what is found in a ball is in all larger ones
+        looks = [(radius, attack, best) for radius in found for attack, best in bests]
+        for radius, attack, best in progress(looks, "attacking", len(looks), "attacks"):
+            steps = work.attack(attack, radius, best)
+            found[radius].append(verdict(best.images))
+            rows.append(replace(work.row(attack.name, radius, found[radius][-1]), by_step=steps))
+        rows += [work.row(_ALL, radius, work.best_of(several)) for radius, several in found.items()]
         rows.append(work.row(_NOISE, max(self.radii), work.noise()))
         checks = list(work.checks(rows))
         return Robustness(
@@ -221,30 +224,24 @@ class _Work:
     clean: Judged
 
     def __post_init__(self) -> None:
-        self.found: dict[float, list[Judged]] = {}
         rates = self.settings.rates
         self.thresholds = {f"{rate:g}": conformal_threshold(self.target.calibration, rate) for rate in rates}
 
-    def attack(self, attack: Attack, radius: float) -> tuple[Judged, list[float]]:
-        """Attack all images; what the guard says of the best, which is kept, and the share reached after each look."""
-        judged, steps = self._made(attack, radius, slice(None))
-        self.found.setdefault(radius, []).append(judged)
-        return judged, steps
-
-    def _made(self, attack: Attack, radius: float, rows: slice) -> tuple[Judged, list[float]]:
-        images, labels, size = self.images[rows], self.labels[rows], self.settings.batch_size
-        made, steps = list[Tensor](), list[list[float]]()
+    def best(self, rows: slice = slice(None)) -> Best:
+        """Clean images, as the best so far."""
         with self._frozen():
-            for start in range(0, len(images), size):
-                part = slice(start, start + size)
-                best = Best(self.target, self.settings.goal, images[part], labels[part])
-                best.note(images[part], self.target.judge(images[part]))
-                for restart in range(self.settings.restarts):
-                    ids = [f"{row}/{restart}" for row in range(len(images))[part]]
-                    attack.run(best, Ball(images[part], radius, self.settings.norm), ids, self.settings.seed)
-                made.append(best.images)
-                steps.append([len(best.images) * share for share in best.reached])
-        return self.verdict(torch.cat(made)), [sum(counts) / len(images) for counts in zip(*steps, strict=True)]
+            return Best(self.target, self.settings.goal, self.images[rows], self.labels[rows])
+
+    def attack(self, attack: Attack, radius: float, best: Best) -> list[float]:
+        """Attack the images of `best` that are not settled; return the share that has reached the goal after each look."""
+        number, before, gains = len(best.images), best.reached(), list[list[int]]()
+        ball = Ball(self.images[:number], radius, self.settings.norm)
+        with self._frozen():
+            for rows in torch.split(best.open(torch.arange(number)), self.settings.batch_size):
+                start, restarts = best.reached(), range(self.settings.restarts)
+                looks = (attack.run(best, ball, rows, one, self.settings.seed) for one in restarts)
+                gains.append([best.reached() - start for _ in chain.from_iterable(looks)])
+        return [(before + sum(several)) / number for several in zip(*gains, strict=True)] or [before / number]
 
     @contextmanager
     def _frozen(self) -> Iterator[None]:
@@ -252,9 +249,8 @@ class _Work:
         with exact_arithmetic(), evaluating(network), requiring_grad(network.parameters(), False):
             yield
 
-    def best_at(self, radius: float) -> Judged:
+    def best_of(self, several: Sequence[Judged]) -> Judged:
         """Of each image the best that any attack found: of those with the wrong class, for `evade`, the lowest score."""
-        several = self.found[radius]
         predictions, scores = np.stack([one.predictions for one in several]), np.stack([one.scores for one in several])
         losses = -scores if self.settings.goal == "alarm" else scores
         if self.settings.goal == "evade":
@@ -265,13 +261,13 @@ class _Work:
     def noise(self) -> Judged:
         """What the guard says of noise of the largest radius."""
         ball = Ball(self.images, max(self.settings.radii), self.settings.norm)
-        return self.verdict(ball.random([f"{row}/noise" for row in range(len(self.images))], self.settings.seed))
+        return self.verdict(ball.random(torch.arange(len(self.images)), "noise", self.settings.seed))
 
-    def reached(self, found: Judged, threshold: float, rows: slice = slice(None)) -> np.ndarray:
+    def reached(self, found: Judged, threshold: float) -> np.ndarray:
         """Which images have reached the goal, bool [N]."""
         if self.settings.goal == "alarm":
             return np.asarray(found.scores > threshold)
-        wrong = found.predictions != self.labels[rows].cpu().numpy()
+        wrong = found.predictions != self.labels.cpu().numpy()
         return np.asarray((found.scores <= threshold) & (wrong | (self.settings.goal == "hide")))
 
     def row(self, name: str, radius: float, found: Judged) -> Reached:
@@ -300,15 +296,15 @@ class _Work:
         everything = 1.0 if self.settings.norm == "linf" else float(self.images[0].numel() ** 0.5)
         unbounded = self._few(strongest, everything)
         yield Check("Does an attack without a bound reach every image?", unbounded == 1)
-        fewer = replace(strongest, steps=max(1, strongest.steps // 4))
-        fewest, most = self._few(fewer, radius), self._few(strongest, radius)
-        yield Check("Do more steps reach as many images or more?", fewest <= most)
+        fewer = strongest.with_steps(max(1, strongest.steps // 4))
+        few, many = (self._few(attack, radius) for attack in (fewer, strongest))
+        yield Check("Do more steps reach as many images or more?", few <= many)
         yield Check("Does the score have a slope at the images?", self._slope() == 1)
 
     def _few(self, attack: Attack, radius: float) -> float:
-        """The share of a few images that an attack reaches at the largest rate."""
-        rows = slice(0, _FEW)
-        return float(self.reached(self._made(attack, radius, rows)[0], min(self.thresholds.values()), rows).mean())
+        """The share of a few images that an attack reaches at the target's threshold."""
+        best = self.best(slice(0, _FEW))
+        return self.attack(attack, radius, best)[-1]
 
     def _slope(self) -> float:
         """Share of a few images where the score's gradient is finite and not 0."""
@@ -324,7 +320,7 @@ def _sentence(rows: Sequence[Reached], goal: Goal, norm: Norm, checks: Sequence[
     rate = max(rows[0].shares, key=float)
     before = rows[0].shares[rate]
     worst = sorted((one for one in rows if one.attack == _ALL), key=lambda one: one.radius)
-    held = list(takewhile(lambda one: one.intervals[rate][1] <= before + _HELD, worst))
+    held = [one for one in worst if one.intervals[rate][1] <= before + _HELD]
     told = held[-1] if held else worst[0]
     what = {"evade": "makes the classifier err unflagged on", "hide": "hides", "alarm": "raises a false alarm for"}[
         goal

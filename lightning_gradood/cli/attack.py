@@ -60,7 +60,7 @@ def attack(
         device: where the network runs, e.g. cuda.
         trust: a package of yours whose classes the guard may name; may be given several times.
     """
-    from lightning_gradood.audit import ATTACKS, CARD, RADII, Audit, Queries
+    from lightning_gradood.audit import ATTACKS, CARD, RADII, Audit
     from lightning_gradood.core import Refusal
     from lightning_gradood.guard import Guard
     from lightning_gradood.report import card_table
@@ -70,11 +70,7 @@ def attack(
     names = [one.name for one in ATTACKS]
     if unknown := [name for name in attacks or [] if name not in names]:
         raise Refusal(f"`--attacks` should be some of {', '.join(names)}. Got {unknown[0]}.")
-    chosen = [
-        Queries(queries=5 * steps) if isinstance(one, Queries) else type(one)(steps=steps)  # type: ignore[call-arg]
-        for one in ATTACKS
-        if one.name in (attacks or names)
-    ]
+    chosen = [one.with_steps(steps) for one in ATTACKS if one.name in (attacks or names)]
     loaded = Guard.load(guard, trust or (), device)
     settings = Audit(goal, eps or RADII, norm, chosen, restarts, batch_size=batch_size, seed=seed)
     found = loaded.audit(*_labelled(loaded, images, limit), settings)
