@@ -83,7 +83,8 @@ class Robustness:
     """A robustness card: what attackers who know the guard reached, and what a user may rely on.
 
     Args:
-        detector, goal, norm: see `Goal` and `Norm`.
+        detector: of the guard, `<detector>@<digest>` as in its score tables.
+        goal, norm: see `Goal` and `Norm`.
         images: how many were attacked; `labelled`: whether with their own labels or the network's predictions.
         restarts, seed, attacks: the settings.
         rows: for each attack and radius.
@@ -119,9 +120,14 @@ class Robustness:
         place = Path(folder) / CARD
         if not place.is_file():
             return None
-        read: Any = read_json(place)
-        rows, checks = [Reached(**one) for one in read.pop("rows")], [Check(**one) for one in read.pop("checks")]
-        return cls(rows=rows, checks=checks, **read)
+        try:
+            read: Any = read_json(place)
+            rows, checks = [Reached(**one) for one in read.pop("rows")], [Check(**one) for one in read.pop("checks")]
+            return cls(rows=rows, checks=checks, **read)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise Refusal(
+                f"{place} should be a card that `attack` has written. Got {error}. Remove it, or attack again."
+            ) from error
 
     def share(self, radius: float, attack: str = _ALL) -> float:
         """Share of images that reached the goal at the largest false-positive rate."""

@@ -251,7 +251,7 @@ class Guard:
 
         parts = (self.network, self.probes, self.fitted, self.calibration, max(settings.rates))
         with self._lock:
-            return settings.run(Target(*parts, self.about.detector_name), pixels, given, verdict)
+            return settings.run(Target(*parts, self.about.identity), pixels, given, verdict)
 
     def save(self, folder: str | Path) -> None:
         """Save the guard, load it again and compare the scores of random images; an older guard there is replaced whole.

@@ -72,14 +72,19 @@ def test_attackers_who_know_the_guard_reach_more_with_larger_changes_and_the_gua
     assert found.share(1e-4) <= 0.25
     by = {(one.attack, one.radius): one for one in found.rows}
     assert by["none", 0.0].shares == {"0.05": 0.0}  # all are predicted as labelled
+    assert by["joint", 0.1].by_step[0] >= by["joint", 1e-4].by_step[-1]  # what is found in a ball is in larger ones
     for radius in (1e-4, 0.1):
         best = max(by[one.name, radius].shares["0.05"] for one in SHORT)
         assert by["all", radius].shares["0.05"] >= best
     assert by["selective", 0.1].by_step == sorted(by["selective", 0.1].by_step)
     assert len(by["selective", 0.1].by_step) == 9  # the random start, seven steps, and the place where the eighth ends
     assert "Do not rely" in found.sentence or "nothing is known of larger changes" in found.sentence
-    assert found.save(tmp_path / "guard").name == "robustness.json"
+    assert found.detector == guard.about.identity
+    card = found.save(tmp_path / "guard")
+    assert card.name == "robustness.json"
     assert Robustness.load(tmp_path / "guard").sentence == found.sentence
+    card.write_text('{"rows": [], "checks": [{"question": 1}]}')
+    assert_refused((lambda: Robustness.load(tmp_path / "guard"), "a card that `attack` has written"))
     assert guard.audit(pixels, labels, settings).rows == found.rows
 
 
