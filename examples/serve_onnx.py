@@ -11,7 +11,7 @@ from PIL import Image, ImageOps
 
 onnxruntime.set_default_logger_severity(3)  # without a warning that `false_positive_rate` may be left out
 session, app = onnxruntime.InferenceSession(os.environ["GUARD"]), FastAPI()
-about = session.get_modelmeta().custom_metadata_map
+about, names = session.get_modelmeta().custom_metadata_map, [one.name for one in session.get_outputs()]
 classes, (_, height, width) = json.loads(about["classes"]), json.loads(about["image_shape"])
 
 
@@ -24,9 +24,6 @@ def score(images: list[UploadFile]) -> list[dict[str, object]]:
         raise HTTPException(400, f"An image cannot be read: {error}") from error
     pixels = np.stack([np.atleast_3d(one.resize((width, height), Image.BILINEAR)) for one in opened])
     pixels = pixels if about["pixels"].startswith("uint8") else pixels.astype(np.float32) / 255
-    names, found = (
-        [one.name for one in session.get_outputs()],
-        session.run(None, {"images": pixels.transpose(0, 3, 1, 2)}),
-    )
-    rows = [dict(zip(names, row, strict=True)) for row in zip(*(one.tolist() for one in found), strict=True)]
+    found = [one.tolist() for one in session.run(None, {"images": pixels.transpose(0, 3, 1, 2)})]
+    rows = [dict(zip(names, row, strict=True)) for row in zip(*found, strict=True)]
     return [row | {"prediction": classes[row["prediction"]] if classes else row["prediction"]} for row in rows]

@@ -41,9 +41,9 @@ WRITING = {
 }  # fmt: skip
 # Lines of a room. A commit that needs more raises the number here, and says why.
 BUDGET = {
-    "__init__": 27, "__main__": 3, "audit": 792, "cli": 2486, "core": 1713, "data": 2140, "detectors": 4105,
-    "evaluation": 1155, "extraction": 917, "fitting": 228, "gradients": 3121, "guard": 1865, "metrics": 852,
-    "networks": 1326, "perturbations": 1792, "preflight": 71, "probes": 752, "records": 631, "report": 3332,
+    "__init__": 27, "__main__": 3, "audit": 792, "cli": 2486, "core": 1713, "data": 2140, "detectors": 4115,
+    "evaluation": 1155, "extraction": 914, "fitting": 228, "gradients": 3121, "guard": 1865, "metrics": 852,
+    "networks": 1336, "perturbations": 1792, "preflight": 71, "probes": 752, "records": 631, "report": 3332,
     "tasks": 659, "trainer": 271,
 }  # fmt: skip
 

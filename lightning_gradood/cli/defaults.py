@@ -143,7 +143,7 @@ def resolve_network(configuration: Namespace, trains: bool, former: Collection[s
         said.append(f"normalised by mean {model.normalize.mean} and std {model.normalize.std} (--model.normalize)")
     is_open = data.transform is not None and data.transform.get("class_path") == class_path(CentreSquare)
     if (found and data.transform is None) or (is_open and data.transform.init_args.size is None):
-        ours = path.startswith("lightning_gradood.networks.") and not path.endswith("efficientnet_lite0")
+        ours = path.startswith("lightning_gradood.networks.") and "efficientnet" not in path
         plain = {"class_path": class_path(CentreSquare), "init_args": {"size": 32 if ours else 224}}
         data.transform = _named(**(usual.transform if usual else plain))
         made = decode(encode(data.transform.as_dict()))

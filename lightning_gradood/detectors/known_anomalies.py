@@ -112,7 +112,8 @@ class KnownAnomalies(OfSeveral):
 
     def _regressions(self, values: np.ndarray, kinds: np.ndarray, names: Sequence[str]) -> list[Logistic]:
         own = [(kinds == "") | (kinds == name) for name in names]
-        return [fit_balanced_logistic([values[rows]], (kinds[rows] != "").astype(int), self.strength) for rows in own]
+        labels, width = (kinds != "").astype(int), values.shape[1]
+        return [fit_balanced_logistic([(0, values[rows])], width, labels[rows], self.strength) for rows in own]
 
 
 @dataclass(frozen=True, eq=False)

@@ -41,22 +41,21 @@ class Logistic(Component):
         return product(standardised, self.coefficients) + self.bias
 
 
-def fit_balanced_logistic(columns: Iterable[np.ndarray], labels: np.ndarray, strength: float) -> Logistic:
+def fit_balanced_logistic(
+    columns: Iterable[tuple[int, np.ndarray]], width: int, labels: np.ndarray, strength: float
+) -> Logistic:
     """Fit an L2-regularised logistic regression in which both classes weigh the same, however many there are of each.
 
-    Takes float64 [n, d] as blocks of columns, labels 0 (normal) and 1 (anomalous), int64 [n], some of either, and
-    scikit-learn's C.
+    Takes blocks of columns, float [n, k], each with the place of its first among the `width`, labels 0 (normal) and 1
+    (anomalous), int64 [n], some of either, and scikit-learn's C.
     """
-    means, scales, parts = list[np.ndarray](), list[np.ndarray](), list[np.ndarray]()
-    for block in columns:
-        mean, scale, standardised = _standardised(block)
-        means.append(mean)
-        scales.append(scale)
-        parts.append(standardised.astype(np.float32))  # which takes half the time of float64
-    values = np.concatenate(parts, axis=1)
-    solve = _by_rows if len(values) < min(values.shape[1], _FEW) else _by_columns
+    mean, scale, values = np.empty(width), np.empty(width), np.empty((len(labels), width), dtype=np.float32)
+    for first, block in columns:
+        here = slice(first, first + block.shape[1])
+        mean[here], scale[here], values[:, here] = _standardised(block)  # as float32, which takes half the time
+    solve = _by_rows if len(values) < min(width, _FEW) else _by_columns
     coefficients, bias = solve(values, labels, strength)
-    return Logistic(np.concatenate(means), np.concatenate(scales), coefficients.astype(np.float64), bias)
+    return Logistic(mean, scale, coefficients.astype(np.float64), bias)
 
 
 def _by_columns(values: np.ndarray, labels: np.ndarray, strength: float) -> tuple[np.ndarray, float]:
@@ -77,6 +76,7 @@ def _by_rows(values: np.ndarray, labels: np.ndarray, strength: float) -> tuple[n
     products, number = (values @ values.T).astype(np.float64), len(values)
     weight = strength * number / (2 * np.bincount(labels)[labels])
     state, loss = np.zeros(2 * number + 1), np.inf  # a, logits and bias
+    matrix = np.empty_like(products)
 
     def loss_of(state: np.ndarray) -> float:
         own, logits = state[:number], state[number:-1]
@@ -88,7 +88,9 @@ def _by_rows(values: np.ndarray, labels: np.ndarray, strength: float) -> tuple[n
         share = expit(logits)
         curvature = weight * share * (1 - share) + _FLAT
         root = np.sqrt(curvature)[:, None]
-        factor = cho_factor(np.eye(number) + root * products * root.T, overwrite_a=True, check_finite=False)
+        np.multiply(products, root, out=matrix)
+        np.multiply(matrix, root.T, out=matrix).flat[:: number + 1] += 1
+        factor = cho_factor(matrix.T, overwrite_a=True, check_finite=False)  # its transpose is as LAPACK has it
         right = np.column_stack([weight * (labels - share) + curvature * logits, curvature])
         left = right - root * cho_solve(factor, root * (products @ right), check_finite=False)
         bias = left[:, 0].sum() / left[:, 1].sum()
@@ -96,6 +98,10 @@ def _by_rows(values: np.ndarray, labels: np.ndarray, strength: float) -> tuple[n
         step, size = np.r_[own, products @ own + bias, bias] - state, 1.0
         while (found := loss_of(state + size * step)) > loss and size > _FLAT:
             size /= 2
+        while (
+            size >= 1 and (farther := loss_of(state + 2 * size * step)) < found
+        ):  # early steps fall short of the optimum
+            size, found = 2 * size, farther
         state, loss, before = state + size * step, found, loss
         if not before - loss > _ENOUGH * loss:
             break
@@ -134,6 +140,6 @@ def fit_logistic(values: np.ndarray, labels: np.ndarray) -> Logistic:
 
 
 def _standardised(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    mean, spread = values.mean(axis=0), values.std(axis=0)
+    mean, spread = values.mean(axis=0, dtype=np.float64), values.std(axis=0, dtype=np.float64)
     scale = np.where(spread > 0, spread, 1.0)
-    return mean, scale, (values - mean) / scale
+    return mean, scale, (values - mean.astype(values.dtype)) / scale.astype(values.dtype)

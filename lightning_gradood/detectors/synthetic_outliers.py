@@ -93,7 +93,7 @@ class SyntheticOutliers(TrainedDetector):
             yield from super().fit_each(records, several, seed)
             return
         read, plain, random = TensorReadings.of(records), records.only([]), np.random.default_rng
-        values, row_of = self.read.values(read), dict(zip(records.ids, range(len(records)), strict=True))
+        values, row_of = self.read.values(read).float(), dict(zip(records.ids, range(len(records)), strict=True))
         for chosen in several:
             known, draws = plain.keep(chosen), random(seed)
             sides = normal_training_records(known), outlier_training_records(known, self)
@@ -101,11 +101,13 @@ class SyntheticOutliers(TrainedDetector):
                 sides = _some(sides[0], draws), _some(sides[1], draws)
             normal, outliers = ([row_of[one] for one in side.ids] for side in sides)
             rows, labels, deviations = [*normal, *outliers], np.repeat([0, 1], [len(normal), len(outliers)]), None
-            columns = iter(torch.split(values[rows], _COLUMNS, dim=1))
+            width, firsts = values.shape[1], range(0, values.shape[1], _COLUMNS)
+            blocks: Iterator[tuple[int, Tensor]] = ((one, values[rows, one : one + _COLUMNS]) for one in firsts)
             if self.model == "deviations":
-                deviations = Deviations.of(values[normal].numpy(), read.predictions[normal].numpy())
-                columns = deviations.columns(values, read.predictions, rows)
-            logistic = fit_balanced_logistic((one.numpy() for one in columns), labels, self.strength)
+                deviations = Deviations.of(values[normal].double().numpy(), read.predictions[normal].numpy())
+                blocks, width = deviations.columns(values, read.predictions, rows), 2 * width
+            columns = ((first, one.numpy()) for first, one in blocks)
+            logistic = fit_balanced_logistic(columns, width, labels, self.strength)
             yield FittedSyntheticOutliers(self.read, logistic, deviations)
 
 
@@ -139,17 +141,18 @@ class Deviations(Component):
         found = self._signed(values, predictions, slice(None))
         return torch.cat([found, found.abs()], dim=1)
 
-    def columns(self, values: Tensor, predictions: Tensor, rows: Sequence[int]) -> Iterator[Tensor]:
-        """The same of some rows, some columns at a time, so that they stay near the processor."""
-        for change in (torch.Tensor.clone, torch.Tensor.abs):
-            for first in range(0, values.shape[1], _COLUMNS):
-                block = slice(first, first + _COLUMNS)
-                yield change(self._signed(values[rows, block], predictions[rows], block))
+    def columns(self, values: Tensor, predictions: Tensor, rows: Sequence[int]) -> Iterator[tuple[int, Tensor]]:
+        """The same of some rows, some columns at a time, so that they stay near the processor, and where they begin."""
+        for first in range(0, values.shape[1], _COLUMNS):
+            block = slice(first, first + _COLUMNS)
+            signed = self._signed(values[rows, block], predictions[rows], block)
+            yield first, signed
+            yield values.shape[1] + first, signed.abs()
 
     def _signed(self, values: Tensor, predictions: Tensor, block: slice) -> Tensor:
-        standardised = (values - torch.from_numpy(self.mean[block])) / torch.from_numpy(self.scale[block])
-        usual = of_class(predictions, self.classes, self.centres[:, block])
-        return (standardised - usual).clamp(-_FARTHEST, _FARTHEST)
+        mean, scale = (torch.from_numpy(one[block]).to(values) for one in (self.mean, self.scale))
+        usual = of_class(predictions, self.classes, self.centres[:, block]).to(values)
+        return ((values - mean) / scale - usual).clamp(-_FARTHEST, _FARTHEST)
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,22 +1,20 @@
 """How long reading will take, from a few images of each source."""
 
 import time
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
+from functools import cache, partial
 from math import ceil
 
 import lightning.pytorch as pl
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from lightning_gradood.core import as_float, give_back_memory, progress, say
-from lightning_gradood.data import ImageBatch, LoadedSource, PerturbedSource
-from lightning_gradood.extraction.batch_records import BatchReader
-from lightning_gradood.probes import LogitsProbe, Probe, read_probes
+from lightning_gradood.data import ImageBatch
+from lightning_gradood.extraction.batch_records import BatchReader, SourceImages
+from lightning_gradood.probes import Probe, read_probes
 from lightning_gradood.records import NORMAL
 
-_MEASURED = 0.3  # seconds that are long enough to tell a rate from, beside other jobs too
+_MEASURED = 0.1  # seconds that are long enough to tell from how long an image takes to make
 _FEWEST = 24  # images of a source on average, below which all are read before a few of each were timed
 
 
@@ -39,47 +37,46 @@ def say_estimate(reader: BatchReader, probes: Sequence[Probe], trainer: pl.Train
 
 
 def _seconds(reader: BatchReader, probes: Sequence[Probe], device: torch.device) -> dict[str, float]:
-    """Seconds of each source on this process alone."""
+    """Seconds of each source on this process alone; reading is timed once for all sources of the same probes and batches."""
     rows_of, loaded, found = reader.plan.rows_of_source, reader.plan.rows_to_load(1), dict[str, float]()
+    once = cache(lambda names, size: _reading([one for one in probes if one.name in names], reader, batch, size))
     for source, rows in progress(rows_of.items(), "timing a few images", len(rows_of), "sources"):
         spec = reader.data.sources.perturbed.get(source)
         origin = reader.data.sources.loaded[NORMAL if spec else source]
-        wanted = [one for one in probes if one.name in reader.plan.probes_of(source)]
-        timed = partial(_timed, reader, wanted, spec, origin, device)
-        forward = partial(_timed, reader, [LogitsProbe()], None, origin, device)
         at_once = reader.at_once(as_float(origin.images([int(rows[0])]).to(device)))
-        most = ceil(min(at_once, reader.data.probe_batch_size) * len(rows) / len(loaded[origin.name]))
-        number, seconds = (
-            1,
-            min(timed(rows[:1]) for _ in range(2)),
-        )  # what the first call prepares and compares takes longer
-        while seconds < _MEASURED and number < most:
-            number = min(2 * number, most)
-            seconds = timed(rows[:number])
-        found[source] = len(rows) * seconds / number
-        if number < most:  # a larger batch takes less time an image, as that of a forward pass tells
-            few, many = (min(forward(rows[:size]) / size for _ in range(2)) for size in (number, most))
-            found[source] *= many / few
+        share = min(at_once, reader.data.probe_batch_size) * len(rows) / len(loaded[origin.name])
+        most, start = min(ceil(share), len(rows)), time.perf_counter()
+        images, labels, index = origin.__getitems__(rows[:most].tolist())
+        batch = ImageBatch(as_float(images.to(device)), labels.to(device), index)
+        making = (time.perf_counter() - start) / most
+        if spec:  # whose normal images are loaded once for all sources
+            number, making = _making(partial(reader.perturbed, spec), batch)
+            if number < most:  # a larger batch takes less time an image, as that of a forward pass tells
+                making *= once(frozenset(), most) / once(frozenset(), number)
+        found[source] = len(rows) * (making + once(reader.plan.probes_of(source), most))
         give_back_memory()
     return found
 
 
-def _timed(
-    reader: BatchReader,
-    probes: Sequence[Probe],
-    spec: PerturbedSource | None,
-    origin: LoadedSource,
-    device: torch.device,
-    rows: NDArray[np.int64],
-) -> float:
-    """Seconds to load, make and read these rows."""
+def _reading(probes: Sequence[Probe], reader: BatchReader, batch: ImageBatch, size: int) -> float:
+    """Seconds to read an image in batches of this size; the first call, which prepares and compares, is not timed."""
+    read_probes(probes, reader.network, batch.images[:1])
     start = time.perf_counter()
-    images, labels, index = origin.__getitems__(rows.tolist())
-    batch = ImageBatch(as_float(images.to(device)), labels.to(device), index)
-    made = reader.perturbed(spec, batch).images if spec else batch.images
-    for values in read_probes(probes, reader.network, made).values.values():
-        values.cpu()
-    return time.perf_counter() - start
+    read_probes(probes, reader.network, batch.images[:size]).logits.cpu()
+    return (time.perf_counter() - start) / size
+
+
+def _making(make: Callable[[ImageBatch], SourceImages], batch: ImageBatch) -> tuple[int, float]:
+    """Of how many images making was timed, and the seconds for each: the first twice, then more until it takes long."""
+    number, seconds = 1, 0.0
+    for number in (1, *(min(2**power, len(batch.rows)) for power in range(len(batch.rows).bit_length() + 1))):
+        some = ImageBatch(*(column[:number] for column in batch))
+        start = time.perf_counter()
+        make(some).images.cpu()
+        seconds = time.perf_counter() - start
+        if seconds > _MEASURED:
+            break
+    return number, seconds / number
 
 
 def _in_words(seconds: float) -> str:

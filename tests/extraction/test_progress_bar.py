@@ -92,3 +92,16 @@ def test_how_long_reading_takes_is_told_before_it_begins_unless_there_is_little(
         callback = probe(tmp_path / name, model, data(limit=limit, attacks=attacks), [LogitsProbe()])
         assert [line for line in capsys.readouterr().err.splitlines() if line.startswith("about")] == said
         assert all(len(records) == limit for records in tables(callback).values())
+
+
+def test_reading_is_timed_once_for_all_sources_that_are_read_alike(tmp_path, monkeypatch, capsys):
+    seen, told, model = [0], [], task()
+    model.network.register_forward_pre_hook(lambda _, images: seen.__setitem__(0, seen[0] + len(images[0])))
+    monkeypatch.setattr(estimates, "say", lambda line: told.append(seen[0]))
+    monkeypatch.setattr(estimates, "_MEASURED", 0.0)  # one image of each is made, for one gradient
+    for attacks in (1, 5):
+        probe(
+            tmp_path / str(attacks), model, data(limit=40, attacks={f"f{i}": FGSM(eps=i / 9) for i in range(attacks)})
+        )
+        seen[0] = 0
+    assert told[1] - told[0] <= 4 * 4

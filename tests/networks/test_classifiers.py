@@ -19,6 +19,7 @@ from lightning_gradood.networks import (
     Normalized,
     densenet_bc_100_12,
     efficientnet_lite0,
+    efficientnet_lite2,
     load_weights,
     resnet18,
     resnet20,
@@ -44,7 +45,7 @@ def test_a_network_of_another_package_names_the_package_that_is_missing(monkeypa
         efficientnet_lite0()
     package = SimpleNamespace(EfficientNet=SimpleNamespace(from_name=lambda name, num_classes: (name, num_classes)))
     monkeypatch.setitem(sys.modules, "efficientnet_lite_pytorch", package)
-    assert efficientnet_lite0(7) == ("efficientnet-lite0", 7)
+    assert [efficientnet_lite0(7), efficientnet_lite2(7)] == [("efficientnet-lite0", 7), ("efficientnet-lite2", 7)]
 
 
 def test_classes_and_channels_are_free_and_the_stem_keeps_resolution_and_variance():
