@@ -9,7 +9,7 @@ from pathlib import Path
 
 import lightning.pytorch as pl
 
-from lightning_gradood.core import LOG, Refusal, as_float, progress, refused_as, stage
+from lightning_gradood.core import LOG, Refusal, as_float, give_back_memory, progress, refused_as, stage
 from lightning_gradood.data import ImageDataModule
 from lightning_gradood.detectors import SavedDetector, save_detector
 from lightning_gradood.evaluation import (
@@ -148,11 +148,13 @@ class Trainer(pl.Trainer):
                 source: read_records(cache, entries, source, ids_of(datamodule, source)).with_splits(split_of)
                 for source in dict.fromkeys(entry.source for entry in entries)
             }
+            give_back_memory()
             records, left_out = leave_out_bad(every, settings.on_bad_image)
             if any(one.needs_head for one in settings.detectors_for(datamodule.sources.knows_anomalies)):
                 images = as_float(datamodule.sources.normal.images([0])).to(self.strategy.root_device)
                 head = linear_head(model.network.to(images.device), images)
-                records = {name: one.with_head(head) for name, one in records.items()}
+                known = {NORMAL, "train"} & {*records}  # a copy is large; what is put beside these knows it too
+                records |= {name: records[name].with_head(head) for name in known}
             trained = records.pop("train").as_training(NORMAL) if "train" in records else None
             shifted = datamodule.sources.groups.get("shifted", [])
             of = datamodule.sources.noise_of, datamodule.sources.keep_of
@@ -242,6 +244,7 @@ class Trainer(pl.Trainer):
         saved = set[Path]()
         for trial in progress(mine, "fitting detectors", len(mine), "fits", quiet=not self.is_global_zero):
             fitted, found, failed = attempt_trial(trial, datasets, settings, fits)
+            give_back_memory()  # a fit leaves large blocks of many sizes
             outcomes, failures = outcomes + found, failures + failed
             learnt_from, name = fit_key(trial, datasets)
             path = Path(self.default_root_dir, "detectors", learnt_from, f"{name}.safetensors")

@@ -32,6 +32,7 @@ def main(args: Sequence[str] | None = None) -> None:
             for variable, option in _KEEP_BLOCKS.items():
                 if variable not in os.environ:
                     ctypes.CDLL(None).mallopt(*option)
+            os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")  # its own ones keep what records have freed
     if args is None and "" not in sys.path:
         sys.path.insert(0, "")  # `python -m` finds modules of the current folder, and so does `gradood`
     if args is None and "OMP_WAIT_POLICY" not in os.environ:

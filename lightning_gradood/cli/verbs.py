@@ -21,8 +21,8 @@ VERBS = {
     "dashboard": "Save a workspace and a report in W&B that show the runs of a project.",
     "benchmark": "Run several experiment files and seeds, write the paper's two tables and a page.",
 }
-ALONE = {verb: verb for verb in ("score", "serve", "export", "refit", "attack", "drift")} | dict.fromkeys(
-    ("compare", "configs", "dashboard"), "small_verbs"
+ALONE = {verb: verb for verb in ("score", "serve", "export", "attack", "drift")} | dict.fromkeys(
+    ("compare", "configs", "dashboard", "refit"), "small_verbs"
 )
 """Verbs without an experiment, each with the module of its function."""
 

@@ -28,7 +28,7 @@ class Calibrated:
         calibration: its scores of normal `val` images, none of which it was fitted on or selected by, float64 [n],
             ascending.
         calibration_classes: predicted for them, int64 [n].
-        calibrating: the records of those images.
+        calibrating: ids of those images, in the order of records.
         threshold: conformal, for `false_positive_rate`, the share of normal images that it may flag.
         counts: `train` and `calibration` to their numbers of records.
         classes: predicted class that has enough images for a threshold of its own, or −1 for all others, to `calibration` and
@@ -43,7 +43,7 @@ class Calibrated:
     trained_on: str
     calibration: np.ndarray
     calibration_classes: np.ndarray
-    calibrating: Records
+    calibrating: list[str]
     threshold: float
     false_positive_rate: float
     counts: dict[str, dict[str, int]]
@@ -107,7 +107,8 @@ def _calibrated(
     fits: Mapping[Key, Learnt],
 ) -> Calibrated:
     datasets = datasets.read_by(detector)
-    known = datasets.of(*sources)
+    usual = not detector.needs_anomalies and datasets.all_normal(*sources)  # all that it looks at are the normal images
+    known = datasets.of(*(() if usual else sources))
     train, val = (known.where(split=split) for split in ("train", "val"))
     calibrating = normal_records(val)
     if detector.needs_anomalies:
@@ -116,22 +117,22 @@ def _calibrated(
     else:
         train, selecting = normal_records(train), calibrating
     train = datasets.beside(detector).training or train
-    if not detector.needs_anomalies and datasets.all_normal(*sources) and (NORMAL, detector.name) in fits:
+    if usual and (NORMAL, detector.name) in fits:
         fitted = fits[NORMAL, detector.name].get()
     else:
         records = fitting_records(detector, [train, selecting], datasets.beside(detector))
         fitted = detector.fit(records, fitting_seed(detector, "guard", settings.seed))
     scores = score_in_blocks(fitted, calibrating)
     calibration, order = np.sort(scores), np.argsort(scores, kind="stable")
-    parts = {source: datasets.of(source).where(split="val") for source in sources}
-    vals = {source: scores_of(fitted, part) for source, part in parts.items() if part.anomalous.any()}
+    parts = ((source, datasets.of(source).where(split="val")) for source in sources)  # one after the other in memory
+    vals = {source: scores_of(fitted, part) for source, part in parts if part.anomalous.any()}
     return Calibrated(
         detector=detector.kept(fitted),
         fitted=fitted,
         trained_on="+".join(sources) if detector.needs_anomalies else NORMAL,
         calibration=calibration,
         calibration_classes=calibrating.column("prediction")[order],
-        calibrating=calibrating,
+        calibrating=calibrating.ids,
         threshold=conformal_threshold(calibration, settings.false_positive_rate),
         false_positive_rate=settings.false_positive_rate,
         counts={"train": counts_of(train), "calibration": {"normal": len(calibration)}},

@@ -30,10 +30,10 @@ the loop.
 """
 
 from lightning_gradood.gradients.costs import images_at_once
-from lightning_gradood.gradients.double_backward import norms_with_graph
 from lightning_gradood.gradients.labels import AllOnes, AllZeros, KHot, LabelDesign, Predicted, SecondBest, Uniform
 from lightning_gradood.gradients.norms import (
     layer_gradients,
+    norms_with_graph,
     parameter_names,
     probe_gradients,
     squared_gradient_norms,

@@ -19,9 +19,15 @@ from lightning_gradood.guard.onnx_file import Exported, export_guard, unexportab
 from lightning_gradood.guard.recipe import Recipe, recipe_of
 from lightning_gradood.guard.refitting import MARKED, NOT_FLAGGED, USUAL, Change, Marks, read_files, read_marked, refit
 from lightning_gradood.guard.saving import Description, guard_folder, read_description
-from lightning_gradood.guard.scoring import FileVerdict, ImageBytes, image_paths, read_scores, score_files_on_processes
+from lightning_gradood.guard.scoring import (
+    FileVerdict,
+    ImageBytes,
+    Verdict,
+    image_paths,
+    read_scores,
+    score_files_on_processes,
+)
 from lightning_gradood.guard.showing import GuardReport
-from lightning_gradood.guard.verdict import Verdict
 
 __all__ = [
     "MARKED", "NOT_FLAGGED", "USUAL", "Change", "Description", "Explanation", "Exported", "FileVerdict", "Guard",

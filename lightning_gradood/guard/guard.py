@@ -49,9 +49,8 @@ from lightning_gradood.guard.saving import (
     read_description,
     write_guard,
 )
-from lightning_gradood.guard.scoring import FileVerdict, ImageFiles, score_files
+from lightning_gradood.guard.scoring import FileVerdict, ImageFiles, Verdict, score_files
 from lightning_gradood.guard.showing import GuardReport, facts, table_html
-from lightning_gradood.guard.verdict import Verdict
 from lightning_gradood.metrics import ClassThresholds, conformal_p_values, conformal_threshold, needed_images
 from lightning_gradood.probes import Probe, read_probes
 from lightning_gradood.records import NORMAL, Records, normal_records

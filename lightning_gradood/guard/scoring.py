@@ -1,4 +1,4 @@
-"""Scoring image files with a guard, in one process or several: one verdict for each file, readable or not."""
+"""What a guard says of images, and scoring files in one process or several: one verdict for each file, readable or not."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import numpy as np
 import torch
 from joblib import cpu_count
 from torch import Tensor
@@ -42,6 +43,36 @@ if TYPE_CHECKING:  # `Guard.score_files` imports this file
 Result = TypeVar("Result")
 _THREADS = 4  # that decode
 _AHEAD = 2  # batches that are decoded in advance, and of each process that wait or are read
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a guard says of N images.
+
+    `scores` float64, higher = more anomalous; `p_values` float64 in (0, 1], the share of normal images, the calibration
+    images and the image itself, that score at least as high; `flagged` bool, whether the score is above the threshold;
+    `predictions` int64, the classifier's; `probabilities` float64, the largest of the softmax; `classes` the names of all
+    classes, or none.
+    """
+
+    scores: np.ndarray
+    p_values: np.ndarray
+    flagged: np.ndarray
+    predictions: np.ndarray
+    probabilities: np.ndarray
+    classes: Sequence[str] = ()
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """A row for each image in plain Python values, e.g. for JSON or a data frame, with the columns of `score`'s tables."""
+        names = [self.classes[one] if self.classes else str(one) for one in self.predictions.tolist()]
+        arrays = (self.probabilities, self.scores, self.p_values, self.flagged)
+        columns = ("prediction", "probability", "score", "p_value", "flagged")
+        return [
+            dict(zip(columns, row, strict=True)) for row in zip(names, *(one.tolist() for one in arrays), strict=True)
+        ]
 
 
 @dataclass(frozen=True)

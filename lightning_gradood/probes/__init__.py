@@ -29,10 +29,12 @@ from lightning_gradood.probes.feature_probes import (
     FeatureProbe,
     FeatureSpreadProbe,
     PenultimateProbe,
+    ProbeReadings,
     columns_by_layer,
+    read_probes,
+    try_probes,
 )
 from lightning_gradood.probes.probe import GradientProbe, LogitsProbe, PixelProbe, Probe, SharedLogitsProbe
-from lightning_gradood.probes.reading import ProbeReadings, read_probes, try_probes
 
 __all__ = [
     "PENULTIMATE", "FeatureLayerProbe", "FeatureProbe", "FeatureSpreadProbe", "GradientProbe", "LogitsProbe",

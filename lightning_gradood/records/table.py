@@ -210,15 +210,15 @@ class Records:
 
     def by_id(self) -> Records:
         """Sort by id and keep the first record of each, so that the table does not depend on the order of writing."""
-        ids, first = np.unique(self.column("id").astype(str), return_index=True)
-        return Records(self.table.take(pa.array(first))) if len(ids) else self
+        first = np.unique(self.column("id").astype(str), return_index=True)[1]
+        return self if np.array_equal(first, np.arange(len(self))) else Records(self.table.take(pa.array(first)))
 
     def with_splits(self, split_of: Mapping[str, str]) -> Records:
         """Add the column `split` by origin id, and drop rows without a split."""
         splits = pa.array([split_of.get(origin) for origin in self.column("origin_id")], type=pa.string())
         table = self.table.drop_columns(["split"]) if "split" in self.table.column_names else self.table
         table = table.append_column("split", splits)
-        return Records(table.filter(pc.is_valid(splits)))
+        return Records(table).keep(np.asarray(splits.is_valid()))
 
     def as_training(self, source: str) -> Records:
         """The same records as those of a source, all in `train`."""

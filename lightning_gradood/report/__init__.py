@@ -39,8 +39,7 @@ from lightning_gradood.report.run_writer import (
     working_commit,
     write_run,
 )
-from lightning_gradood.report.score_drift import ScoredImages, drift_report
-from lightning_gradood.report.score_stream import DriftStream
+from lightning_gradood.report.score_drift import DriftStream, ScoredImages, drift_report
 from lightning_gradood.report.tables import console_table, printed_rows
 from lightning_gradood.report.triage import Triage, read_marks, refit_text
 

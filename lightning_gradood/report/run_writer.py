@@ -205,7 +205,7 @@ def keep_guard(
     try:
         if isinstance(chosen, Refusal):
             raise chosen
-        own = (normal.column("split") == "train") | np.isin(normal.ids, chosen.calibrating.ids)
+        own = (normal.column("split") == "train") | np.isin(normal.ids, chosen.calibrating)
         kept = drawn_images(normal.keep(own), names := [one.name for one in probes])
         files = {name: os.path.abspath(path) for name in kept.ids if (path := source.path(rows[name]))}
         last = source.images([rows[name] for name in kept.ids[-_COMPARED:]])

@@ -10,7 +10,7 @@ from scipy.ndimage import correlate, gaussian_filter, zoom
 
 from lightning_gradood.perturbations import corrupt
 from lightning_gradood.perturbations import corruption_kinds as kinds
-from lightning_gradood.perturbations.corruption import CIFAR_10_C, IMAGENET_C, TINY_IMAGENET_C
+from lightning_gradood.perturbations.corruption import published
 
 from .conftest import patches
 
@@ -18,7 +18,7 @@ SMALL = patches(32, 6)
 IMAGE = SMALL[2] / 255
 PHOTO = patches(64, 3)[1] / 255
 GREY = np.full((200, 200, 3), 0.4)
-TABLES = [CIFAR_10_C, TINY_IMAGENET_C, IMAGENET_C]
+TABLES = [*published().values()]
 RAMP = np.concatenate([np.indices((64, 64)), np.zeros((1, 64, 64))]).transpose(1, 2, 0) / 64  # pixels know their place
 
 
@@ -131,7 +131,7 @@ def test_pixelation_shows_block_means_and_jpeg_equals_a_file(tmp_path):
     pixels = patches(64, 2)[0]
     blocks = pixels.reshape(32, 2, 32, 2, 3).mean(axis=(1, 3)).repeat(2, axis=0).repeat(2, axis=1)
     assert np.abs(kinds.pixelate(pixels / 255, None, 0.5) * 255 - blocks).max() <= 1  # rounded along rows, then columns
-    for severity, (quality,) in enumerate(CIFAR_10_C["jpeg_compression"], start=1):
+    for severity, (quality,) in enumerate(published()["CIFAR-10-C"]["jpeg_compression"], start=1):
         Image.fromarray(SMALL[0]).save(tmp_path / "image.jpg", quality=quality)
         with Image.open(tmp_path / "image.jpg") as read:
             expected = np.asarray(read)

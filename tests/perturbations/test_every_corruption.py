@@ -11,7 +11,7 @@ import torch
 from asserts import random_states
 
 from lightning_gradood.perturbations import KINDS, Corruption, corrupt
-from lightning_gradood.perturbations.corruption import CIFAR_10_C, IMAGENET_C, TINY_IMAGENET_C, parameters_for
+from lightning_gradood.perturbations.corruption import parameters_for, published
 
 from .conftest import patches
 
@@ -104,19 +104,19 @@ def test_photographs_are_changed_the_more_the_higher_the_severity(kind):
 
 
 def test_published_parameters_are_complete_and_follow_the_size_of_the_image():
-    for table in (CIFAR_10_C, TINY_IMAGENET_C, IMAGENET_C):
+    for table in published().values():
         assert tuple(table) == KINDS
         for severities in table.values():
             assert len(severities) == len(set(severities)) == 5
             assert len({len(settings) for settings in severities}) == 1
-    for table, sizes in (
-        (CIFAR_10_C, [(1, 1), (45, 300), (300, 45)]),
-        (TINY_IMAGENET_C, [(46, 46), (119, 119)]),
-        (IMAGENET_C, [(120, 120), (500, 375)]),
+    for name, sizes in (
+        ("CIFAR-10-C", [(1, 1), (45, 300), (300, 45)]),
+        ("Tiny ImageNet-C", [(46, 46), (119, 119)]),
+        ("ImageNet-C", [(120, 120), (500, 375)]),
     ):
         for size in sizes:
             found = {kind: tuple(parameters_for(kind, severity, *size) for severity in SEVERITIES) for kind in KINDS}
-            assert found == {kind: tuple(settings) for kind, settings in table.items()}, size
+            assert found == {kind: tuple(settings) for kind, settings in published()[name].items()}, size
 
 
 def test_what_does_not_exist_is_no_corruption():
