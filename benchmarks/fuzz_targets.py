@@ -143,7 +143,6 @@ def records(folder: Path) -> Target:
     from lightning_gradood.records import (
         RecordCache,
         Records,
-        read_columns,
         read_rows,
         write_columns,
         write_rows,
@@ -194,7 +193,7 @@ def records(folder: Path) -> Target:
             path.write_bytes(content)
             read_rows(path)
             if kind == "parquet":
-                read_columns(path)
+                read_rows(path)
 
     return st.one_of(*drawn, st.tuples(st.just("entry"), edited([about]))), read
 

@@ -20,7 +20,6 @@ DESIGNS = [AllOnes(), Predicted(), KHot((0, 2))]
 SHORT = MLPSettings(max_epochs=3)
 DETECTORS = {
     "mlp": d.MLP(DESIGNS, replace(SHORT, width=8)),
-    "mlp_raw": d.MLP([AllOnes()], replace(SHORT, width=8, log_values=False, whitening=None), name="mlp_raw"),
     "mlp_more": d.MLP(DESIGNS, replace(SHORT, width=8, inputs=["norms", "features", "confidence"]), "mlp_more"),
     "synthetic_outliers": d.SyntheticOutliers(outliers=[PatchShuffle(), SurerSteps()]),
     "synthetic_mlp": d.SyntheticOutliers(["norms", "views"], "mlp", DESIGNS, [Blur()], settings=SHORT),

@@ -20,7 +20,7 @@ from lightning_gradood.data import Outputs
 from lightning_gradood.detectors import load_detector
 from lightning_gradood.guard import Guard
 from lightning_gradood.networks import load_weights
-from lightning_gradood.records import RecordCache, entry_key, read_columns, read_rows
+from lightning_gradood.records import RecordCache, entry_key, read_rows
 from lightning_gradood.report import Run
 from lightning_gradood.report.run import read_arrays
 
@@ -48,10 +48,9 @@ FILES = [  # a name, and what reads it
     *((name, partial(load_weights, torch.nn.Linear(1, 1), name)) for name in WEIGHTS),
     *((name, partial(read_rows, Path(name))) for name in TABLES),
     ("x.safetensors", partial(load_detector, "x.safetensors")),
-    ("x.parquet", partial(read_columns, Path("x.parquet"))),
     ("x.png", partial(read_picture, "x.png")),
     ("figures.npz", partial(read_arrays, Path("figures.npz"))),
-    ("results.parquet", partial(read_columns, Path("results.parquet"))),
+    ("results.parquet", partial(read_rows, Path("results.parquet"))),
     ("provenance.json", partial(Run.read, Path("."))),
     ("names.yaml", partial(Outputs.read, "names.yaml")),
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, ClassVar, Literal, final
 
@@ -38,12 +38,10 @@ class Inputs(Component):
             z₂, z₂ − z₃, log(1 − p₁), mean, standard deviation, z₁, z₂, z₃; `views`, how the logits change with the
             view, see `ViewsProbe`.
         label_designs: whose norms are read.
-        log_norms: whether logarithms of norms are taken, or the norms are given as they are.
     """
 
     names: Sequence[str]
     label_designs: Sequence[LabelDesign]
-    log_norms: bool = True
 
     @cached_property
     def _probes(self) -> dict[str, list[Probe]]:
@@ -66,7 +64,7 @@ class Inputs(Component):
         parts = []
         for name, probes in self._probes.items():
             values = torch.cat([read.probe(probe.name) for probe in probes], dim=1)
-            if name == "norms" and self.log_norms:
+            if name == "norms":
                 values = (values + LOG_FLOOR).log()
             parts.append(confidence(values) if name == "confidence" else values)
         return torch.cat(parts, dim=1)
@@ -121,8 +119,8 @@ class MLP(TrainedDetector):
 
     @cached_property
     def inputs(self) -> Inputs:
-        """What is read; the paper's network takes the logarithms of norms itself."""
-        return Inputs(self.settings.inputs, self.label_designs, log_norms=list(self.settings.inputs) != ["norms"])
+        """What is read."""
+        return Inputs(self.settings.inputs, self.label_designs)
 
     @property
     @override
@@ -133,8 +131,7 @@ class MLP(TrainedDetector):
     def begin(self, records: Records, seed: int) -> UntrainedMLP:
         parts = [records.where(split=split) for split in ("train", "val")]
         train, val = ((self.inputs.values(TensorReadings.of(part)), torch.from_numpy(part.anomalous)) for part in parts)
-        settings = replace(self.settings, log_values=False) if self.inputs.log_norms else self.settings
-        return UntrainedMLP.of(self.inputs, settings, train, val, seed)
+        return UntrainedMLP.of(self.inputs, self.settings, train, val, seed)
 
 
 @dataclass(frozen=True, eq=False)

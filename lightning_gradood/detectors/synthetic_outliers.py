@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar, Literal
 
@@ -83,9 +83,7 @@ class SyntheticOutliers(TrainedDetector):
         labels = np.repeat([0, 1], [len(normal), len(outliers)])
         held = _held_out([*normal.column("origin_id"), *outliers.column("origin_id")], seed)
         train, stop = ((values[rows], torch.from_numpy(labels[rows])) for rows in (~held, held))
-        # logarithms were taken where they belong
-        settings = replace(self.settings or MLPSettings(), log_values=False)
-        return UntrainedMLP.of(self.read, settings, train, stop, seed)
+        return UntrainedMLP.of(self.read, self.settings or MLPSettings(), train, stop, seed)
 
     @override
     def fit_each(self, records: Records, several: Iterable[np.ndarray], seed: int) -> Iterator[Fitted]:

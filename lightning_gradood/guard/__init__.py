@@ -16,9 +16,8 @@ from lightning_gradood.guard.explain import Explanation, explain, mean_readings,
 from lightning_gradood.guard.guard import Guard, save_guard
 from lightning_gradood.guard.known_images import KnownImages, drawn_images
 from lightning_gradood.guard.onnx_file import Exported, export_guard, unexportable
-from lightning_gradood.guard.recipe import Recipe, recipe_of
 from lightning_gradood.guard.refitting import MARKED, NOT_FLAGGED, USUAL, Change, Marks, read_files, read_marked, refit
-from lightning_gradood.guard.saving import Description, guard_folder, read_description
+from lightning_gradood.guard.saving import Description, Recipe, guard_folder, read_description, recipe_of
 from lightning_gradood.guard.scoring import (
     FileVerdict,
     ImageBytes,

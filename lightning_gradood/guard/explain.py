@@ -83,7 +83,7 @@ def explain(guard: Guard, images: Tensor, heat: bool = False) -> list[Explanatio
                 [part.item() - usual[name] for name, part in parts.items()],
                 sum(usual.values()),
             )
-        elif isinstance(fitted, FittedMLP) and not fitted.inputs.log_norms:
+        elif isinstance(fitted, FittedMLP) and list(fitted.inputs.names) == ["norms"]:
             names, added = reading_names(guard), mlp_contributions(fitted.network, one.image, one.baseline).tolist()
         else:
             names, added = reading_names(guard), shapley_values(one.scores, one.image, one.baseline).tolist()
@@ -93,14 +93,13 @@ def explain(guard: Guard, images: Tensor, heat: bool = False) -> list[Explanatio
 
 
 def mlp_contributions(network: RepresentationMLP, image: np.ndarray, baseline: np.ndarray) -> np.ndarray:
-    """Exact integrated gradients of the MLP's logit from `baseline` to `image`, float64 [D].
+    """Exact integrated gradients of an MLP's logit from norms `baseline` to `image`, on the line between logarithms, float64 [D].
 
     Every hidden unit's input is linear on the line, so the share of the line on which it is active has a closed form.
     They sum to the difference of the two logits up to float32 rounding.
     """
     statistics = network.standardisation
-    ends = torch.from_numpy(np.stack([baseline, image]))
-    inputs = torch.log(ends + LOG_FLOOR) if statistics.log_values else ends
+    inputs = torch.from_numpy(np.log(np.stack([baseline, image]) + LOG_FLOOR))
     weights = network.hidden_weight.double() @ (statistics.directions / statistics.std[:, None]).T
     start, end = (inputs - statistics.mean) @ weights.T + network.hidden_bias.double()
     rise = end - start

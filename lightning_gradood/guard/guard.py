@@ -37,16 +37,17 @@ from lightning_gradood.core import (
 )
 from lightning_gradood.detectors import SavedDetector, load_detector, score_in_blocks
 from lightning_gradood.guard.known_images import KnownImages
-from lightning_gradood.guard.recipe import built_network, recipe_of
 from lightning_gradood.guard.saving import (
     DETECTOR,
     GUARD,
     KNOWN,
     PROBES,
     Description,
+    built_network,
     damaged,
     guard_folder,
     read_description,
+    recipe_of,
     write_guard,
 )
 from lightning_gradood.guard.scoring import FileVerdict, ImageFiles, Verdict, score_files

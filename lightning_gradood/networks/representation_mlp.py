@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lightning_gradood.core import (
-    LOG_FLOOR,
     Component,
     FiniteNonNegative,
     FinitePositive,
@@ -35,7 +34,6 @@ class MLPSettings:
         max_epochs: passes over the training split at most.
         patience: epochs without a lower validation loss after which training stops.
         batch_size: records per step.
-        log_values: feed log(value + 1e-30) rather than the values, which span many decades.
         whitening: standardised values are turned to their principal components, as norms of neighbouring layers are
             correlated, and each is divided by √(its variance + this number); a large number leaves their proportions,
             null leaves the values as they are.
@@ -50,7 +48,6 @@ class MLPSettings:
     max_epochs: PositiveInt = 100
     patience: PositiveInt = 10
     batch_size: PositiveInt = 128
-    log_values: bool = True
     whitening: FinitePositive | None = 1.0
     dropout: HalfOpenUnitInterval = 0.2
     inputs: list[Literal["norms", "features", "confidence", "views"]] = field(default_factory=lambda: ["norms"])
@@ -58,31 +55,29 @@ class MLPSettings:
 
 @dataclass(frozen=True, eq=False)
 class Standardisation(Component):
-    """Logarithms of representations, standardised and whitened with the statistics of the training split.
+    """Representations, of norms their logarithms, standardised and whitened with the statistics of the training split.
 
     Args:
         mean, std: of each value, float64 [L]; the std of a constant one is 1.
         directions: principal components as columns, divided by √(variance + whitening), float64 [L, L].
-        log_values: whether logarithms are taken.
     """
 
     mean: Tensor
     std: Tensor
     directions: Tensor
-    log_values: bool = True
 
     @classmethod
     def of(cls, representations: Tensor, settings: MLPSettings) -> Standardisation:
         """Take the statistics of representations float64 [n, L]."""
-        values = _transformed(representations, settings.log_values)
+        values = to_float64(representations)
         mean, spread = values.mean(dim=0), values.std(dim=0, correction=0)
         varies = spread > _ROUNDING * mean.abs()  # a constant column says nothing, and must not become huge elsewhere
         std = torch.where(varies, spread, 1.0)
-        return cls(mean, std, _directions((values - mean) / std, settings.whitening), settings.log_values)
+        return cls(mean, std, _directions((values - mean) / std, settings.whitening))
 
     def __call__(self, representations: Tensor) -> Tensor:
         """Inputs of an MLP of representations, both float64 [n, L]."""
-        return ((_transformed(representations, self.log_values) - self.mean) / self.std) @ self.directions
+        return ((to_float64(representations) - self.mean) / self.std) @ self.directions
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,11 +104,6 @@ class RepresentationMLP(Component):
         inputs = self.standardisation(representations).to(self.hidden_weight)
         hidden = F.linear(inputs, self.hidden_weight, self.hidden_bias).relu()
         return F.linear(hidden, self.output_weight, self.output_bias).squeeze(1)
-
-
-def _transformed(representations: Tensor, log_values: bool) -> Tensor:
-    values = to_float64(representations)
-    return torch.log(values + LOG_FLOOR) if log_values else values
 
 
 def _directions(standardised: Tensor, whitening: float | None) -> Tensor:

@@ -23,7 +23,6 @@ from lightning_gradood.records.table import (
     Records,
     detection_dataset,
     normal_records,
-    read_columns,
     read_rows,
     write_columns,
     write_rows,
@@ -31,5 +30,5 @@ from lightning_gradood.records.table import (
 
 __all__ = [
     "ENDINGS", "NORMAL", "SPLITS", "SYNTHETIC", "Damaged", "LinearHead", "RecordCache", "Records",
-    "detection_dataset", "entry_key", "normal_records", "read_columns", "read_rows", "write_columns", "write_rows",
+    "detection_dataset", "entry_key", "normal_records", "read_rows", "write_columns", "write_rows",
 ]  # fmt: skip

@@ -340,28 +340,21 @@ def read_rows(path: Path) -> dict[str, list[Any]]:
     if not path.is_file():
         raise Refusal(f"`{path}` should be a table of scores. Got {'a folder' if path.is_dir() else 'no such file'}.")
     readers = {".parquet": read_table, ".csv": _read_csv, ".jsonl": pyarrow.json.read_json}
-    reader = readers.get(path.suffix.lower())
+    reader: Callable[[Path], pa.Table] | None = readers.get(path.suffix.lower())
     if reader is None:
         raise Refusal(f"`{path}` should end in {', '.join(ENDINGS)}. Name a table of scores.")
-    return _read(reader, path, f"`{path}` should be a readable table")
+    try:
+        return dict(reader(path).to_pydict())
+    except (pa.ArrowException, OSError, ValueError) as error:
+        got = f"what cannot be read ({str(error).splitlines()[0]})"
+        raise Refusal(
+            f"`{path}` should be a readable table. Got {got}. Run the command that wrote it again."
+        ) from error
 
 
 def _read_csv(path: Path) -> pa.Table:
     text = dict.fromkeys(("path", "prediction", "label", "error", "mark"), pa.string())
     return pyarrow.csv.read_csv(path, convert_options=pyarrow.csv.ConvertOptions(column_types=text))
-
-
-def read_columns(path: Path) -> dict[str, list[Any]]:
-    """Read what `write_columns` wrote; a damaged file is refused."""
-    return _read(read_table, path, f"{path} should be a table as it was written")
-
-
-def _read(reader: Callable[[Path], pa.Table], path: Path, expected: str) -> dict[str, list[Any]]:
-    try:
-        return dict(reader(path).to_pydict())
-    except (pa.ArrowException, OSError, ValueError) as error:
-        got = f"what cannot be read ({str(error).splitlines()[0]})"
-        raise Refusal(f"{expected}. Got {got}. Run the command that wrote it again.") from error
 
 
 def write_columns(path: Path, columns: Mapping[str, Sequence[Any]]) -> None:

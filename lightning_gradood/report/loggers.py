@@ -21,7 +21,7 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from PIL import Image
 
 from lightning_gradood.core import CONFIG, Refusal, atomic_write, going_on_without, say
-from lightning_gradood.records import NORMAL, read_columns
+from lightning_gradood.records import NORMAL, read_rows
 from lightning_gradood.report.figures import ReportSettings, draw_figures
 from lightning_gradood.report.pages import accuracy_warning, findings, printed, run_page
 from lightning_gradood.report.run import (
@@ -109,7 +109,7 @@ def _log_to_wandb(run: Run, logger: WandbLogger, images: Mapping[str, Image.Imag
     sent.define_metric(EPOCH, hidden=True)
     for key in sorted({key for _, values in rows for key in values}):
         sent.define_metric(key, step_metric=EPOCH, summary=_BEST.get(key.rpartition("/")[2], "last"))
-    table = read_columns(run.folder / RESULTS)
+    table = read_rows(run.folder / RESULTS)
     known = [list(row) for row in zip(*table.values(), strict=True) if row[list(table).index("value")] is not None]
     numbers = {
         name: sum(one.seconds for one in group) / len(group) for name, group in by_detector(run.outcomes).items()

@@ -18,7 +18,7 @@ import numpy as np
 from lightning_gradood.core import CONFIG, Refusal, atomic_write, read_json, read_yaml
 from lightning_gradood.evaluation import FLAGGED, Failure, Outcome, SplitScores
 from lightning_gradood.metrics import binomial_interval
-from lightning_gradood.records import read_columns, write_rows
+from lightning_gradood.records import read_rows, write_rows
 from lightning_gradood.report.tables import FAILED, Table, brackets, not_transferred, outcome_numbers, percent
 
 RESULTS, SCORES, CURVES = "results.parquet", "scores.parquet", "curves.parquet"
@@ -208,7 +208,7 @@ class Run:
             experiment, failures = str(about.pop("experiment")), [Failure(**one) for one in about.pop("failures")]
             guard = GuardSummary(**about.pop("guard"))
         with _reading(folder / RESULTS):
-            outcomes = list(_outcomes(read_columns(folder / RESULTS), read_columns(folder / CURVES)))
+            outcomes = list(_outcomes(read_rows(folder / RESULTS), read_rows(folder / CURVES)))
         with _reading(folder / CONFIG):
             config = dict(_joined(read_yaml(folder / CONFIG), ".")) if (folder / CONFIG).is_file() else {}
         config = {key: value for key, value in config.items() if key not in ("run_dir", "config")}
@@ -218,7 +218,7 @@ class Run:
     def scored(self) -> list[Outcome]:
         """The outcomes with the scores of every image of `val` and `test`."""
         with _reading(self.folder / SCORES):
-            table, rows = read_columns(self.folder / SCORES), dict[tuple[str, ...], list[int]]()
+            table, rows = read_rows(self.folder / SCORES), dict[tuple[str, ...], list[int]]()
             for row, key in enumerate(zip(*(table[name] for name in (*_NAMES, "split")), strict=True)):
                 rows.setdefault(key, []).append(row)
             ids, labels, scores = table["id"], np.array(table["anomalous"]), np.array(table["score"], dtype=np.float64)

@@ -13,7 +13,7 @@ from lightning_gradood.core import Refusal
 from lightning_gradood.data import Budget
 from lightning_gradood.evaluation import DetectionSettings
 from lightning_gradood.guard import Guard
-from lightning_gradood.records import read_columns
+from lightning_gradood.records import read_rows
 
 OWN = """
 from dataclasses import dataclass
@@ -67,7 +67,7 @@ def broken(monkeypatch):
 
 
 def scores(folder, detector="synthetic_outliers"):
-    columns = read_columns(Path(folder) / "scores.parquet")
+    columns = read_rows(Path(folder) / "scores.parquet")
     chosen = np.array(columns["detector"]) == detector
     return dict(zip(np.array(columns["id"])[chosen], np.array(columns["score"])[chosen], strict=True))
 

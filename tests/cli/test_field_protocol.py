@@ -11,7 +11,7 @@ from tiny import detecting, printed, refused, results, table
 
 import lightning_gradood.detectors as detectors
 from lightning_gradood.networks import CifarResNet
-from lightning_gradood.records import read_columns
+from lightning_gradood.records import read_rows
 
 
 def digits(numbers, part="all"):
@@ -69,7 +69,7 @@ def test_tuned_detectors_know_the_source_for_validation_alone_and_groups_have_me
     again = [*detecting(run), "--run_dir", "again", *words, "--data.split.manifest", "field/splits.json"]
     printed([*again, "--data.split.seed", "9"], capsys)
     assert json.loads(Path("again/splits.json").read_text())["sources"] == splits
-    assert read_columns(Path("again/scores.parquet"))["score"] == read_columns(Path("field/scores.parquet"))["score"]
+    assert read_rows(Path("again/scores.parquet"))["score"] == read_rows(Path("field/scores.parquet"))["score"]
     (named, *_) = [line for line in out.splitlines() if line.startswith("Guard: `")]
     assert " on the anomalies of `val`" in named
 

@@ -9,7 +9,7 @@ import yaml
 from tiny import FILE, IMAGES, all_refused, detect, detecting, numbers, only_run, results, table
 
 from lightning_gradood.cli import main
-from lightning_gradood.records import read_columns
+from lightning_gradood.records import read_rows
 from lightning_gradood.tasks import ClassificationTask
 
 FILES = ["config.yaml", "splits.json", "provenance.json", "figures.npz", "curves.parquet", "results.csv",
@@ -144,7 +144,7 @@ def test_validate_test_and_predict_take_the_best_checkpoint_of_a_run_or_any_file
     main(["predict", *FILE, *checkpoint])
     assert not probed
     assert numbers(run) == before
-    predicted, other = (read_columns(path) for path in sorted(Path("runs/tiny").glob("*/predictions.parquet")))
+    predicted, other = (read_rows(path) for path in sorted(Path("runs/tiny").glob("*/predictions.parquet")))
     assert predicted == other
     assert list(predicted) == ["id", "path", "source", "label", "prediction", "probability"]
     assert len(predicted["id"]) == len(set(predicted["id"])) == IMAGES
@@ -152,5 +152,5 @@ def test_validate_test_and_predict_take_the_best_checkpoint_of_a_run_or_any_file
     assert list(dict.fromkeys(sources)) == ["normal", "nine", "photographs"]
     assert set(labels[sources == "nine"]) == {"9"}
     known = dict(zip(predicted["id"], predicted["prediction"], strict=True))
-    scores = read_columns(run / "scores.parquet")
+    scores = read_rows(run / "scores.parquet")
     assert all(known[name] == one for name, one in zip(scores["id"], scores["prediction"], strict=True))

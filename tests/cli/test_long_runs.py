@@ -12,7 +12,7 @@ from tiny import FILE, called, detecting, refused, results, table
 import lightning_gradood.extraction.batch_records as reading
 from lightning_gradood.cli import main
 from lightning_gradood.guard import Guard
-from lightning_gradood.records import read_columns
+from lightning_gradood.records import read_rows
 
 ATTACKS = ["--data.perturbations.attacks", "{fgsm: FGSM, pgd: PGD}", "--detection.detectors", "[Baseline, Energy]"]
 BATCHES = ["--data.batch_size", "20"]
@@ -69,7 +69,7 @@ def test_images_that_break_the_network_are_refused_by_name_or_skipped_and_the_nu
     number = len(left_out["photographs"])
     assert f"Note: photographs: {number} images are left out, as the network is not finite" in out
     assert f"the network's logits are not finite for {number} images, which are left out: photographs/" in err
-    scores = read_columns(Path("skipped/scores.parquet"))
+    scores = read_rows(Path("skipped/scores.parquet"))
     assert np.isfinite(scores["score"]).all()
     assert not {name for names in left_out.values() for name in names} & set(scores["id"])
     assert table(called([*skipping, "again"], capsys)[1]) == table(out), "from the records"

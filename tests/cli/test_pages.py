@@ -10,7 +10,7 @@ from PIL import Image
 from tiny import WITH_FIGURES, detect, results
 
 from lightning_gradood.cli import main
-from lightning_gradood.records import read_columns
+from lightning_gradood.records import read_rows
 from lightning_gradood.report import Run
 
 HEADINGS = {"tiny", "Results", "Guard", "Time", "Environment"}
@@ -40,7 +40,7 @@ def test_the_page_is_whole_and_needs_nothing_from_elsewhere(drawn):
     change = np.abs(pairs["attacked"].astype(int) - pairs["clean"]).max(axis=(1, 2, 3))
     assert (change > 0).all()
     assert (change <= 0.1 * 255 + 1).all()  # FGSM's bound: another image would be far away
-    assert set(pairs["predictions"].flat) <= set(read_columns(drawn / "drawn/scores.parquet")["prediction"])
+    assert set(pairs["predictions"].flat) <= set(read_rows(drawn / "drawn/scores.parquet")["prediction"])
 
 
 def test_figures_are_written_in_formats_and_with_titles_as_papers_want_them(run, drawn):

@@ -22,7 +22,7 @@ from tiny import all_refused, called, write_digits
 
 from lightning_gradood.guard import Guard
 from lightning_gradood.metrics import discoveries
-from lightning_gradood.records import read_columns, read_rows
+from lightning_gradood.records import read_rows
 from lightning_gradood.report import Run
 
 PLAIN = ["score", "serve", "export", "drift", "compare", "configs", "dashboard"]
@@ -57,7 +57,7 @@ def test_the_command_that_a_run_prints_scores_its_samples_as_the_run_did(run, ca
     words = shlex.split(Run.read(run).guard.command(run))[3:]
     code, out, err = called(words, capsys)
     assert code == 0, err
-    rows, own = list(csv.DictReader(io.StringIO(out))), read_columns(run / "guard_scores.parquet")
+    rows, own = list(csv.DictReader(io.StringIO(out))), read_rows(run / "guard_scores.parquet")
     found, known = Counter(), Counter()
     for row in rows:
         found[Path(row["path"]).parent.name, f"{float(row['score']):.4g}", row["flagged"]] += 1
@@ -161,7 +161,7 @@ def test_explanations_are_columns_and_figures(score, capsys):
     Path("photos", "broken.png").write_text("no image")
     code, _, err = called([*score, "photos", "--output", "scores.parquet", "--explain", "2"], capsys)
     assert code == 3, err
-    table = read_columns(Path("scores.parquet"))
+    table = read_rows(Path("scores.parquet"))
     for value, baseline, path, told in zip(
         *map(table.get, ("score", "usual_score", "path", "explanation")), strict=True
     ):

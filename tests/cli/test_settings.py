@@ -174,7 +174,7 @@ FLAGS = {
     "data.anomalies.photographs.scale": ("data.init_args.anomalies.photographs.init_args.scale", 0.5),
     "data.anomalies.mine": ("data.init_args.anomalies.mine", "my/folder"),
     "data.split.fractions": ("data.init_args.split.fractions", [0.5, 0.3, 0.2]),
-    "detection.mlp.log_values": ("detection.mlp.log_values", False),
+    "detection.mlp.dropout": ("detection.mlp.dropout", 0.5),
 }
 HELP = [  # what a reader looks for
     (["benchmark"], ["--config", "--experiments", "--seeds", "--detectors", "--run_dir", "--cache_dir", "--tables.near"]),

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import nn
 
 from lightning_gradood.core import decode, encode, packages_of
-from lightning_gradood.guard.recipe import recipe_of
+from lightning_gradood.guard import recipe_of
 from lightning_gradood.networks import HuggingFaceImages, trained_network
 
 PICTURE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8))

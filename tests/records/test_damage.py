@@ -8,7 +8,7 @@ import torch
 from record_tables import KEY, OTHER, ids_of, table_of
 
 from lightning_gradood.core import Refusal
-from lightning_gradood.records import Damaged, RecordCache, read_columns, write_columns
+from lightning_gradood.records import Damaged, RecordCache, read_rows, write_columns
 
 IDS = ids_of(9)
 
@@ -88,8 +88,8 @@ def test_a_table_outside_the_cache_is_compared_with_its_pages_checksums(tmp_path
     path = tmp_path / "table.parquet"
     write_columns(path, {"value": [1.0, 2.0, 3.0]})
     flip(path, 8 * path.read_bytes().index(b"PAR1", 0) + 8 * 40)
-    with pytest.raises(Refusal, match="should be a table as it was written"):
-        read_columns(path)
+    with pytest.raises(Refusal, match="should be a readable table"):
+        read_rows(path)
 
 
 def test_shards_of_another_network_are_not_used(cache):

@@ -164,7 +164,7 @@ def test_files_that_are_broken_are_refused(folders):
         ("provenance.json", b"{", f"provenance.json{expected}Unparsable: Expecting property name"),
         ("provenance.json", b'{"x": []}', "Got KeyError: 'experiment'. Run `detect` again with --run_dir "),
         ("provenance.json", b"\xff\xfe\x00", f"provenance.json{expected}"),
-        ("results.parquet", b"PAR1", "results.parquet should be a table as it was written. Got what cannot be read"),
+        ("results.parquet", b"PAR1", "results.parquet` should be a readable table. Got what cannot be read"),
         ("config.yaml", b"text", f"config.yaml{expected}"),
     ]
     for name, content, sentence in broken:

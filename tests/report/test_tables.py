@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from lightning_gradood.evaluation.trials import SplitScores, flagged_normal
-from lightning_gradood.records import read_columns
+from lightning_gradood.records import read_rows
 from lightning_gradood.report import GuardSummary, Run, console_table, pages, printed_rows
 from lightning_gradood.report.run import curve_rows, long_results, long_scores
 from lightning_gradood.report.tables import detection_scalars, matrices, percent
@@ -146,7 +146,7 @@ def test_a_run_is_read_as_it_was_written_and_csv_and_parquet_hold_the_same_numbe
         parts = {"scores": {}, "curves": [] if expected.transferred else expected.curves}
         assert repr(dataclasses.replace(read, scores={})) == repr(dataclasses.replace(expected, **parts))
     for name, rows in (("results", long_results(outcomes)), ("scores", list(long_scores(outcomes, {})))):
-        table = read_columns(tmp_path / f"{name}.parquet")
+        table = read_rows(tmp_path / f"{name}.parquet")
         assert [dict(zip(table, values, strict=True)) for values in zip(*table.values(), strict=True)] == rows
     with (tmp_path / "results.csv").open(newline="") as file:
         rows = [{name: "" if one is None else str(one) for name, one in row.items()} for row in long_results(outcomes)]

@@ -19,7 +19,7 @@ SHORT = MLPSettings(width=16, max_epochs=12, batch_size=32, learning_rate=1e-2)
 SETTINGS = [  # several shapes, several of one shape, and every setting of training
     SHORT,
     SHORT,
-    replace(SHORT, width=5, dropout=0.0, log_values=False),
+    replace(SHORT, width=5, dropout=0.0),
     replace(SHORT, max_epochs=60, patience=3, learning_rate=3e-2),  # stops early
     replace(SHORT, max_epochs=30, batch_size=20, weight_decay=0.3, patience=2, dropout=0.5),
     replace(SHORT, max_epochs=4, batch_size=1000, whitening=None),
@@ -31,7 +31,7 @@ def data(number, width, seed):
     """Representations float64 [n, L] that overlap, a third of them anomalous, and labels."""
     rng = np.random.default_rng(seed)
     labels = rng.permutation(np.arange(number) % 3 == 0).astype(np.int64)
-    values = np.exp(rng.normal(size=(number, width)) + 0.8 * labels[:, None] * (np.arange(width) < 2))
+    values = rng.normal(size=(number, width)) + 0.8 * labels[:, None] * (np.arange(width) < 2)
     return torch.from_numpy(values), torch.from_numpy(labels)
 
 
