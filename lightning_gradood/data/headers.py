@@ -13,9 +13,7 @@ from lightning_gradood.data.loading import LoadedSource
 from lightning_gradood.records import NORMAL
 
 _MOST = 200  # files that are opened of a source
-_QUALITY_50 = (
-    3688  # sum of the luminance table of JPEG's quality 50, which the Independent JPEG Group's scale multiplies
-)
+_QUALITY_50 = 3688  # sum of the luminance table of JPEG's quality 50, which the Independent JPEG Group multiplies
 _SHARE, _QUALITY, _SIZE = 0.1, 5, 1.25  # smaller differences are not told: of shares, of qualities, and factors of size
 
 

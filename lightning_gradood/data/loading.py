@@ -1,8 +1,8 @@
 """Opened sources as data sets of whole batches, and the augmentation of training batches."""
 
-import copy
 import hashlib
 import re
+import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -129,12 +129,8 @@ class LoadedSource(Dataset[ImageBatch]):
         """At most so many random images of each class, in the source's order."""
         shuffled = np.random.default_rng(seed).permutation(len(self))
         rows = [shuffled[self.labels[shuffled] == label][:number] for label in np.unique(self.labels)]
-        chosen, order = copy.copy(self), np.sort(np.concatenate(rows)).tolist()
-        for kept in ("_all", "fingerprints", "original_fingerprints", "parts"):
-            vars(chosen).pop(kept, None)
-        chosen._rows, chosen.ids = [self._rows[row] for row in order], [self.ids[row] for row in order]
-        chosen.labels = self.labels[order]
-        return chosen
+        chosen, most = np.sort(np.concatenate(rows)).tolist(), sys.maxsize if self.in_memory else 0
+        return LoadedSource(self.name, self._listing, self.transform, [self._rows[row] for row in chosen], most)
 
     @cached_property
     def parts(self) -> list[str]:

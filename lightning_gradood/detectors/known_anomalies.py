@@ -132,18 +132,17 @@ class FittedKnownAnomalies(TensorFitted):
 
     @override
     def tensor_score(self, read: TensorReadings) -> Tensor:
-        values = _numbers(read, self.reads)
-        return self._surprises(read, [model.score(values) for model in self.models]).amax(dim=0)
+        return self._surprises(read).amax(dim=0)
 
     def surprises(self, records: Records, logits: np.ndarray | None = None) -> np.ndarray:
         """−log of each p-value divided by its share, float64 [1 + sources, n]; `logits` stand in for the regressions'."""
-        read = TensorReadings.of(records)
-        if logits is not None:
-            return np.asarray(self._surprises(read, torch.from_numpy(logits)).numpy())
-        values = _numbers(read, self.reads)
-        return np.asarray(self._surprises(read, [model.score(values) for model in self.models]).numpy())
+        given = None if logits is None else torch.from_numpy(logits)
+        return np.asarray(self._surprises(TensorReadings.of(records), given).numpy())
 
-    def _surprises(self, read: TensorReadings, logits: Iterable[Tensor]) -> Tensor:
+    def _surprises(self, read: TensorReadings, logits: Iterable[Tensor] | None = None) -> Tensor:
+        if logits is None:
+            values = _numbers(read, self.reads)
+            logits = [model.score(values) for model in self.models]
         pairs = zip(self.tails, [read.score(self.earlier), *logits], strict=True)
         surprises = torch.stack([tail.tensor_surprise(scores) for tail, scores in pairs])
         return surprises + torch.from_numpy(np.log(self.shares))[:, None]

@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, ClassVar, Literal, final
+from typing import TYPE_CHECKING, ClassVar, Literal, cast, final
 
 import torch
 from torch import Tensor
@@ -22,7 +22,7 @@ from lightning_gradood.probes import FeatureSpreadProbe, GradientProbe, LogitsPr
 from lightning_gradood.records import Records
 
 if TYPE_CHECKING:
-    from lightning_gradood.tasks import Member, Trained
+    from lightning_gradood.tasks import Member
 
 Input = Literal["norms", "features", "confidence", "views"]
 Labelled = tuple[Tensor, Tensor]  # values float64 [n, D], and labels int64 [n]: 0 normal, 1 anomalous
@@ -177,8 +177,8 @@ def fit_all(begins: Iterable[Callable[[], Fitted | UntrainedMLP]]) -> list[Fitte
         except Exception as error:  # one detector's must not lose the others
             found.append(error)
     trained = iter(train_detection([one.member for one in found if isinstance(one, UntrainedMLP)]))
-    return [_finished(one, next(trained)) if isinstance(one, UntrainedMLP) else one for one in found]
-
-
-def _finished(one: UntrainedMLP, trained: Trained | Refusal) -> Fitted | Exception:
-    return trained if isinstance(trained, Refusal) else FittedMLP(one.inputs, trained.network, trained.curves)
+    for place, one in enumerate(found):
+        if isinstance(one, UntrainedMLP):
+            ended = next(trained)
+            found[place] = ended if isinstance(ended, Refusal) else FittedMLP(one.inputs, ended.network, ended.curves)
+    return cast(list[Fitted | Exception], found)

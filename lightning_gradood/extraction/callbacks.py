@@ -143,19 +143,15 @@ class ProbeCallback(pl.Callback):
                         bar.count(images.source, len(images.ids))
                     give_back_memory()  # attacks and probes leave blocks of many sizes
         self.logits = torch.cat(logits) if sum(map(len, logits)) == len(batch.images) else None
-        self._say_way(batch.images)
+        if (way := way_taken(reader.network, batch.images)) != self._way:
+            LOG.info("gradient norms: %s", way)
+        self._way = way
         self._seconds += time.perf_counter() - begun
         if time.monotonic() > self._written + _SECONDS:
             self._write()
         if isinstance(pl_module, ClassificationTask):
             unread = batch.images.new_empty(0) if self.only_missing else None
             pl_module.logits_read = unread if self.logits is None else self.logits
-
-    def _say_way(self, images: Tensor) -> None:
-        way = way_taken(self.reader.network, images)
-        if way != self._way:
-            LOG.info("gradient norms: %s", way)
-        self._way = way
 
     def _read(self, images: SourceImages) -> list[Tensor]:
         """Read the probes that are missing, and return the logits of unchanged images."""

@@ -270,9 +270,7 @@ def _no_operator(traced: Any, error: Exception) -> Refusal:
     """Name the operator that ONNX lacks, and the module that calls it."""
     match = re.search(r"OpOverload\(op='([\w.:]+)'", str(error))
     name = match[1].replace("::", ".") if match else ""
-    kind = name.rpartition(".")[
-        2
-    ]  # an operator may be a part of the traced one, prims.bessel_j0 of aten.special_bessel_j0
+    kind = name.rpartition(".")[2]  # it may be a part of the traced one, prims.bessel_j0 of aten.special_bessel_j0
     graphs = (one.graph for one in traced.graph_module.modules() if isinstance(one, torch.fx.GraphModule))
     nodes = [node for graph in graphs for node in graph.nodes if kind and kind in str(node.target)]
     stacks = [stack for stack in (node.meta.get("nn_module_stack") for node in nodes) if stack]

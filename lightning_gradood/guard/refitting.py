@@ -24,10 +24,7 @@ from lightning_gradood.guard.known_images import KnownImages
 from lightning_gradood.metrics import auroc, conformal_threshold
 from lightning_gradood.records import NORMAL, Records
 
-MARKED, NOT_FLAGGED = (
-    "marked",
-    "not flagged",
-)  # the parts of images that a person has marked, and of usual ones beside them
+MARKED, NOT_FLAGGED = "marked", "not flagged"  # parts of images: what a person has marked, and usual ones beside it
 USUAL = "normal, not marked"
 
 
@@ -91,18 +88,15 @@ def read_marked(guard: Guard, marks: Marks, megapixels: float = MEGAPIXELS) -> K
             f"first `{gone[0]}`. Put them back, or remove their rows."
         )
     records = read_files(guard, paths, megapixels)
-    names, parts = (
-        [os.path.abspath(path) for path in paths],
-        [MARKED] * len(marks.marks) + [NOT_FLAGGED] * len(marks.usual),
-    )
-    normal = np.random.default_rng(0).permutation(
-        [row for row, mark in enumerate(marks.marks.values()) if mark == NORMAL]
-    )
+    parts = [MARKED] * len(marks.marks) + [NOT_FLAGGED] * len(marks.usual)
+    normal = [row for row, mark in enumerate(marks.marks.values()) if mark == NORMAL]
+    normal = np.random.default_rng(0).permutation(normal).tolist()
     share = len(marks.usual) / marks.number if marks.number else 1.0
     for row in normal[math.ceil(share * len(normal)) :]:  # as many of them calibrate as of those that were not flagged
         parts[row] = "train"
     values = {name: records.stored(name).copy() for name in guard.known.values}
     every = [*marks.marks.values(), *(NORMAL for _ in marks.usual)]
+    names = [os.path.abspath(path) for path in paths]
     return KnownImages(names, every, parts, records.column("prediction").copy(), values)
 
 

@@ -9,7 +9,7 @@ import os
 import shutil
 import sys
 import warnings
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
@@ -117,22 +117,18 @@ class Description:
         return f"{self.detector_name}@{entry_key(told)[:12]}"
 
 
-def write_folder(folder: Path, about: Description, parts: Mapping[str, bytes]) -> None:
-    """Write a guard's files: `guard.json`, and those in `parts` by name."""
-    told = asdict(replace(about, files={name: hashlib.sha256(part).hexdigest() for name, part in parts.items()}))
-    text = json.dumps(told | {_DIGEST: entry_key(told)}, indent=1, allow_nan=False)
-    for name, content in {**parts, GUARD: text.encode()}.items():
-        with atomic_write(folder / name) as file:
-            file.write(content)
-
-
 def write_guard(guard: Guard, folder: Path, images: Tensor, expected: np.ndarray, flag: str) -> Guard:
     """Save a guard and return what is loaded from there, if that gives the images their scores, [n]."""
     weights, probes = guard.bare_network.state_dict(), guard.probes
-    parts = {NETWORK: weights, DETECTOR: guard.saved, PROBES: probes, KNOWN: guard.known}
+    held = {NETWORK: weights, DETECTOR: guard.saved, PROBES: probes, KNOWN: guard.known}
+    parts = {name: pack(part) for name, part in held.items()}
+    told = asdict(replace(guard.about, files={name: hashlib.sha256(part).hexdigest() for name, part in parts.items()}))
+    text = json.dumps(told | {_DIGEST: entry_key(told)}, indent=1, allow_nan=False)
     trial, old = (folder.with_name(f".{folder.name}.{name}") for name in ("trial", "old"))
     try:
-        write_folder(trial, guard.about, {name: pack(part) for name, part in parts.items()})
+        for name, content in {**parts, GUARD: text.encode()}.items():
+            with atomic_write(trial / name) as file:
+                file.write(content)
         loaded = guard.load(trial, guard.packages, guard.device)
         spread = max(float(np.ptp(guard.calibration)), 1e-12)
         if not np.allclose(loaded(images).scores, expected, rtol=1e-6, atol=_TOLERANCE * spread):

@@ -249,10 +249,7 @@ def _fixed_size_lists(array: np.ndarray) -> pa.Array:
 
 
 def detection_dataset(
-    records: Mapping[str, Records],
-    source: str,
-    noise: str | None = None,
-    keep: Literal["all", "successful"] = "all",
+    records: Mapping[str, Records], source: str, noise: str | None = None, keep: Literal["all", "successful"] = "all"
 ) -> Records:
     """Put the normal and the anomalous side of one source together.
 

@@ -13,7 +13,7 @@ from matplotlib import cbook
 from torch import nn
 from torch.nn.utils import parametrize
 
-from lightning_gradood.core import LOG_FLOOR, as_float, exact_arithmetic, frozen_network, going_on_without, to_float64
+from lightning_gradood.core import LOG_FLOOR, as_float, frozen_network, going_on_without, to_float64
 from lightning_gradood.data import ImageDataModule, LoadedSource
 from lightning_gradood.evaluation import Outcome
 from lightning_gradood.gradients import AllOnes
@@ -169,7 +169,7 @@ def first_layer(network: nn.Module, sources: Mapping[str, LoadedSource]) -> dict
     found: dict[str, Any] = {"name": np.array(f"{name}.weight"), "gradients": {}, "images": {}}
     for source, loaded in sources.items():
         image = as_float(loaded.images([len(loaded) // 2])).to(next(convolution.parameters()).device)
-        with exact_arithmetic(), frozen_network(network), parametrize.cached():
+        with frozen_network(network), parametrize.cached():
             for parameter_name, parameter in convolution.named_parameters():
                 parameter.requires_grad_(parameter_name != "bias")  # `frozen_network` puts back what it was
             logits = network(image)

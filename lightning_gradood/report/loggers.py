@@ -24,22 +24,11 @@ from lightning_gradood.core import CONFIG, Refusal, atomic_write, going_on_witho
 from lightning_gradood.records import NORMAL, read_rows
 from lightning_gradood.report.figures import ReportSettings, draw_figures
 from lightning_gradood.report.pages import accuracy_warning, findings, printed, run_page
-from lightning_gradood.report.run import (
-    CURVES,
-    PAGE,
-    PROVENANCE,
-    RESULTS,
-    SCORES,
-    SPLITS,
-    Run,
-    curve_rows,
-)
+from lightning_gradood.report.run import CURVES, PAGE, PROVENANCE, RESULTS, SCORES, SPLITS, Run, curve_rows
 from lightning_gradood.report.tables import by_detector, console_table, detection_scalars, matrices
 
 PROJECT = "lightning_gradood"  # W&B's, where neither the logger nor `WANDB_PROJECT` names one
-FINISH_SECONDS = (
-    120  # that an ended run waits at most until W&B has got all of it, unless `WANDB_FINISH_TIMEOUT` is set
-)
+FINISH_SECONDS = 120  # that an ended run waits at most for W&B to get all of it, unless `WANDB_FINISH_TIMEOUT` is set
 EPOCH = "detector/epoch"  # x axis of the detectors' training curves
 _PARAMETERS = ["detection.mlp.width", "detection.mlp.learning_rate", "detection.mlp.weight_decay", "detection.seed"]
 _GUARD = ("mean_val_auroc", "flagged", "false_positive_rate")  # behind `guard/`, in the summary

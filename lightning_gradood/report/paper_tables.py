@@ -11,15 +11,7 @@ from importlib import resources
 from typing import Any, NamedTuple
 
 from lightning_gradood.report.run import Run
-from lightning_gradood.report.tables import (
-    ABSENT,
-    Cell,
-    Table,
-    by_detector,
-    mean_numbers,
-    not_transferred,
-    percent,
-)
+from lightning_gradood.report.tables import ABSENT, Cell, Table, by_detector, mean_numbers, not_transferred, percent
 
 METRICS = {  # the paper's columns: their titles, and ours; it does not say which side is positive in its AUPR
     "accuracy": ("Detection accuracy", "detection_accuracy"),

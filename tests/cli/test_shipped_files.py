@@ -73,7 +73,9 @@ def _holds_everything(wheel, source):
         texts = {name.rpartition("/")[2]: archive.read(name).decode() for name in names if ".dist-info/" in name}
     package = ROOT / "lightning_gradood"
     own = {
-        str(path.relative_to(ROOT)) for path in package.rglob("*") if path.suffix in (".py", ".jinja", ".csv", ".typed")
+        str(path.relative_to(ROOT))
+        for path in package.rglob("*")
+        if path.suffix in (".py", ".jinja", ".csv", ".txt", ".yaml", ".typed")
     }
     assert own | {f"lightning_gradood/{path}" for path in SHIPPED} <= names
     assert not [name for name in names if name.startswith(("tests/", "benchmarks/"))]
