@@ -3,6 +3,8 @@
 import csv
 import itertools
 import math
+import re
+import sys
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,6 +20,7 @@ from lightning_gradood.records import NORMAL, SPLITS
 
 MEAN = "mean"  # in place of a source, in numbers that are means over sources
 ABSENT = "-"  # in place of a number that there is not
+_SHORTEST = 10  # characters of a name that is broken
 
 
 class Cell(NamedTuple):
@@ -41,9 +44,30 @@ class Table:
 
     def text(self, form: str = "simple") -> str:
         """The table in one of tabulate's formats, the best between `**`."""
-        align = ["left"] * self.words + ["right"] * (len(self.heads) - self.words)
         rows = [[str(cell) for cell in row] for row in self.rows]
+        if form == "simple":
+            return "\n".join(_lines(self.heads, rows, self.words)[:-1])
+        align = ["left"] * self.words + ["right"] * (len(self.heads) - self.words)
         return str(tabulate(rows, self.heads, form, colalign=align, disable_numparse=True))
+
+
+def _lines(heads: Sequence[str], rows: Sequence[Any], words: int, most: int = 100) -> list[str]:
+    """Lay out a table for the terminal; heads, then names, are broken so that numbers stay within `most` characters."""
+    cells = [row for row in rows if row != SEPARATING_LINE]
+    own = [max((len(row[place]) for row in cells), default=1) for place in range(len(heads))]
+    widths = [max(width, *map(len, head.split("\n"))) for head, width in zip(heads, own, strict=True)]
+    pieces = [min(_SHORTEST, max(map(len, re.split(r"\s|(?<=-)", head)))) for head in heads]
+    own = [min(width, _SHORTEST) for width in own[:words]] + own[words:]
+    least = [max(piece, width) for piece, width in zip(pieces, own, strict=True)]
+    excess = sum(widths) + 2 * (len(widths) - 1) - most
+    for _ in range(excess):
+        if wide := [place for place, width in enumerate(widths) if width > least[place]]:
+            widths[max(wide, key=lambda place: (place >= words, widths[place]))] -= 1
+    align = ["left"] * words + ["right"] * (len(heads) - words)
+    limits = {"maxcolwidths": widths} if excess > 0 else {}
+    # the header is a plain row, as tabulate makes columns under a real one two characters wider
+    text = tabulate([heads, SEPARATING_LINE, *rows], (), "simple", colalign=align, disable_numparse=True, **limits)
+    return str(text).split("\n")[1:]  # without the rule above
 
 
 def percent(value: float | None) -> str:
@@ -297,15 +321,13 @@ def console_table(
     if not full and all(row.get("trained on") in (None, ABSENT, NORMAL, row["source"]) for row in rows):
         heads = [head for head in heads if head != "trained on"]
     notes = [*notes, *(DEFINITIONS if full else ["All numbers: --report.table full, results.csv, and the page."])]
-    cells: list[Any] = [heads]
+    cells: list[Any] = []
     for _, group in itertools.groupby(rows, key=lambda row: row["AUROC"] != FAILED and row["95 % interval"] == ABSENT):
-        cells += [SEPARATING_LINE, *([row[head] for head in heads] for row in group)]
-    align = ["left" if column in TEXT else "right" for column in heads]
-    # The header is a plain row, as tabulate makes columns under a real one two characters wider; drop the rule above.
-    _, table = tabulate(cells, (), "simple", colalign=align, disable_numparse=True).split("\n", 1)
+        cells += [*([row[head] for head in heads] for row in group), SEPARATING_LINE]
+    table = _lines(heads, cells[:-1], sum(head in TEXT for head in heads), most=sys.maxsize if full else 100)
     where = "trained on the row's source, tested on the column's"
     below = [
-        f"\n{name}: AUROC in %, {where}; others = mean but its own\n{matrix.text('plain')}"
+        f"\n{name}: AUROC in %, {where}; others = mean but its own\n{matrix.text()}"
         for name, matrix in matrices_below.items()
     ]
-    return "\n".join([table, *(textwrap.fill(note, 100) for note in notes), *below])
+    return "\n".join([*table, *(textwrap.fill(note, 100) for note in notes), *below])

@@ -13,7 +13,7 @@ from lightning_gradood.evaluation.trials import SplitScores, flagged_normal
 from lightning_gradood.records import read_rows
 from lightning_gradood.report import GuardSummary, Run, console_table, pages, printed_rows
 from lightning_gradood.report.run import curve_rows, long_results, long_scores
-from lightning_gradood.report.tables import detection_scalars, matrices, percent
+from lightning_gradood.report.tables import Table, detection_scalars, matrices, percent
 
 from .examples import OUTCOMES, crossed, outcome, written
 
@@ -77,6 +77,18 @@ def test_the_table_of_the_terminal_has_one_hundred_columns_and_the_guard_s_lines
         assert row.split()[1] == first
         assert "the threshold for 1 %" in " ".join(lines)
         assert len(console_table(*pages.printed(found), full=True).splitlines()[0]) > 150
+
+
+def test_long_names_are_broken_so_that_no_line_has_more_than_one_hundred_columns():
+    long, run = "q" * 120, "2026-11-22_14-05-09"
+    texts = [
+        console_table(*printed_rows([outcome(long, "k" * 70), outcome("svhn", "k" * 70)])),
+        Table(["mean AUROC, %", *[run] * 5], [[long, *["94.22 (-12.13)"] * 5]]).text(),
+        matrices(crossed([long, "bim", "pgd"]))["mlp"].text(),
+    ]
+    for text, times in zip(texts, (1, 1, 2), strict=True):
+        assert max(map(len, text.splitlines())) <= 100
+        assert text.count("q") == 120 * times  # all of it is there
 
 
 def test_a_guard_whose_auroc_may_be_that_of_chance_is_warned_of():
@@ -194,7 +206,7 @@ def test_a_matrix_has_rows_trained_on_and_columns_tested_on_and_a_key_for_each_n
     (gap,) = matrices([one for one in outcomes if (one.source, one.trained_on) != ("bim", "svhn")]).values()
     assert gap.rows[0][3:] == ["nan", gap.rows[0][2]]
     table, below = console(outcomes).split("\n\n")
-    assert below.partition("\n")[2] == matrix.text("plain")
+    assert below.partition("\n")[2] == matrix.text()
     body = [line.split()[:3] for line in table.splitlines()[2:] if line.startswith(tuple(SOURCES))]
     assert body == [*([one, "mlp", one] for one in SOURCES), *([one, "energy", "normal"] for one in SOURCES)]
     assert matrices([one for one in outcomes if not one.transferred]) == {}
