@@ -16,6 +16,14 @@ from lightning_gradood.cli.verbs import Stopped
 if TYPE_CHECKING:
     from lightning_gradood.guard import Guard
 
+_KINDS = {
+    "gradood_guard_info": "gauge",
+    "gradood_requests_waiting": "gauge",
+    "gradood_requests_total": "counter",
+    "gradood_images_total": "counter",
+    "gradood_request_seconds": "summary",
+    "gradood_p_value": "histogram",
+}
 _INFO, _REQUESTS = 'gradood_guard_info{{guard="{}"}}', 'gradood_requests_total{{code="{}"}}'
 _WAITING, _OUTCOME = "gradood_requests_waiting", 'gradood_images_total{{outcome="{}"}}'
 _SECONDS, _P_VALUE = "gradood_request_seconds_{}", "gradood_p_value_{}"
@@ -62,10 +70,8 @@ def serve(
     try:
         import uvicorn
 
-        app, listening = (
-            application(loaded, max_megabytes, max_megapixels, max_waiting),
-            socket.create_server((host, port)),
-        )
+        app = application(loaded, max_megabytes, max_megapixels, max_waiting)
+        listening = socket.create_server((host, port))
     except ImportError as error:
         raise Refusal(
             f'`serve` should find a web server. Got: {error}. pip install "lightning_gradood[serve]".'
@@ -92,9 +98,9 @@ def application(guard: "Guard", max_megabytes: float, max_megapixels: float, max
 
     app, alone, largest = FastAPI(title="lightning_gradood"), CapacityLimiter(1), max_megabytes * 1e6
     counts = defaultdict[str, float](float, {_INFO.format(guard.about.identity): 1, _WAITING: 0})
-    counts |= dict.fromkeys(
-        [*map(_OUTCOME.format, ("passed", "flagged", "unreadable")), *map(_AT_MOST.format, _BOUNDS)], 0
-    )
+    outcomes, sums = map(_OUTCOME.format, ("passed", "flagged", "unreadable")), ("sum", "count")
+    shares = [*map(_AT_MOST.format, _BOUNDS), *map(_P_VALUE.format, sums), *map(_SECONDS.format, sums)]
+    counts |= dict.fromkeys([*outcomes, *shares], 0)
 
     @app.middleware("http")
     async def admit(request: Request, answer: Any) -> Any:
@@ -117,7 +123,11 @@ def application(guard: "Guard", max_megabytes: float, max_megapixels: float, max
 
     @app.get("/metrics", response_class=PlainTextResponse)
     async def metrics() -> str:
-        return "".join(f"{name} {value:.10g}\n" for name, value in counts.items())
+        lines = list[str]()
+        for family, kind in _KINDS.items():
+            own = [f"{name} {value:.10g}" for name, value in counts.items() if name.startswith(family)]
+            lines += [f"# TYPE {family} {kind}", *own]
+        return "\n".join([*lines, ""])
 
     @app.post("/score")
     async def score(request: Request) -> list[dict[str, Any]]:

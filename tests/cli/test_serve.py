@@ -85,7 +85,14 @@ def test_each_image_has_its_verdict_or_its_error_and_bad_requests_a_sentence_for
     with ThreadPoolExecutor(40) as pool:
         assert list(pool.map(ask, range(40))) == [True] * 40
     assert json.loads(asked(server, "GET", "/ready")[1])["guard"] == Guard.load(run).about.identity
-    lines = dict(line.rsplit(" ", 1) for line in asked(server, "GET", "/metrics")[1].decode().splitlines())
+    counts = asked(server, "GET", "/metrics")[1].decode()
+    families = [part.splitlines() for part in counts.split("# TYPE ")[1:]]  # each metric in one block, below its type
+    assert {head: {line.startswith(head.split()[0]) for line in lines} for head, *lines in families} == {
+        f"gradood_{one}": {True}
+        for one in ("guard_info gauge", "requests_waiting gauge", "requests_total counter", "images_total counter",
+                    "request_seconds summary", "p_value histogram")
+    }  # fmt: skip
+    lines = dict(line.rsplit(" ", 1) for _, *own in families for line in own)
     flagged, good = sum(row["flagged"] or False for row in rows), 1 + 30  # requests that were answered with verdicts
     counted = {
         'gradood_images_total{outcome="unreadable"}': 2 * good, 'gradood_images_total{outcome="flagged"}': flagged * good,
