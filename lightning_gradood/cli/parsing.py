@@ -205,6 +205,12 @@ class Parser(LightningArgumentParser):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{"prog": "python -m lightning_gradood", "allow_abbrev": False, **kwargs})
 
+    def add_argument(self, *args: Any, **kwargs: Any) -> Any:
+        """Called for every argument of Lightning's own."""
+        if args[0] == "--seed_everything":
+            kwargs["type"] |= None  # an agent of W&B passes null, which a file may give
+        return super().add_argument(*args, **kwargs)
+
     def format_help(self, *args: Any, **kwargs: Any) -> str:
         """Called for every kind of help."""
         return _KNOWN.sub(_shortened, super().format_help(*args, **kwargs))
@@ -302,12 +308,9 @@ def refuse_null(parser: ArgumentParser, config: Namespace, sections: Sequence[st
     for name in sections:
         if not isinstance(given := config.get(name), Namespace):
             raise Refusal(f"`{name}` should hold settings. Got `{name} = {given}`. Leave it out for the defaults.")
-    seeded = config.clone()
-    if seeded.get("seed_everything", 0) is None:  # Lightning's word for no seed
-        seeded.seed_everything = 0
     set_parsing_settings(unset_sentinel=True)
     try:
-        parser.validate(seeded)
+        parser.validate(config)
     except (TypeError, KeyError) as error:
         parser.error(str(error), error)
     finally:

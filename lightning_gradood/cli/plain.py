@@ -94,7 +94,7 @@ def plain(epilog: str, **spelling: Mapping[str, Any]) -> Callable[[Callable[...,
         def run(words: Sequence[str]) -> Any:
             return auto_cli(
                 function,
-                list(words),
+                _together(words, spelling),
                 return_instance=True,
                 parser_class=PlainParser,
                 spelling=spelling,
@@ -108,6 +108,17 @@ def plain(epilog: str, **spelling: Mapping[str, Any]) -> Callable[[Callable[...,
         return run
 
     return verb
+
+
+def _together(words: Sequence[str], spelling: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """The words with those of a list before all flags, as the parser finds a list in one place alone."""
+    listed, flags, before = list[str](), list[str](), ""
+    for word in words:
+        known = {"--help": SWITCH, "--": {}}.get(before, spelling.get(before[2:], {}))
+        value = before and known != SWITCH and (known.get("nargs") != "?" or word.isdecimal())
+        (flags if value or word.startswith("--") else listed).append(word)
+        before = word if word.startswith("--") and "=" not in word and not value else ""
+    return list(words) if "--" in words else [*listed, *flags]
 
 
 def _usage(function: Callable[..., Any]) -> str:

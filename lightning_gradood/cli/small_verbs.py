@@ -63,9 +63,11 @@ def compare(runs: list[str], *, output: str | None = None, overwrite: bool = Fal
         output: the page; by default compare.html in the current folder, or for a single run its own report.html.
         overwrite: replace the page if it exists.
     """
-    from lightning_gradood.core import atomic_write
+    from lightning_gradood.core import Refusal, atomic_write
     from lightning_gradood.report import comparison_page, comparison_text, read_runs
 
+    if output and Path(output).suffix.lower() not in (".html", ".htm"):
+        raise Refusal(f"`--output` should end in .html, as it is a page. Got `--output {output}`. Name it so.")
     own = len(runs) == 1 and output is None
     place = Path(runs[0], "report.html") if own else Path(output or "compare.html")
     refuse_existing("--output", place, overwrite or output is None)

@@ -28,7 +28,7 @@ from lightning_gradood.report.tables import by_detector, compared, matrices, not
 Format = Literal["png", "pdf", "svg"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ReportSettings:
     """How a run is reported.
 

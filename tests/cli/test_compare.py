@@ -56,6 +56,7 @@ def test_what_cannot_be_compared_is_refused_in_a_sentence(run, capsys):
         (["trained"], f"`trained` {results_of}"),
         (["runs/tiny"], f"`runs/tiny` {results_of} Did you mean `{run}`?"),
         ([mine, "broken"], "`broken/results.parquet` should be as `detect` has written it. Got "),
+        ([mine, "--output", "page.pdf"], "`--output` should end in .html, as it is a page. Got `--output page.pdf`."),
         ([mine, "--output", "mine.html"], "Got `--output mine.html`, which exists. Add --overwrite."),
         ([mine, "--output", "folder.html", "--overwrite"], "`--output` should be a place that can be written."),
     ]

@@ -116,6 +116,7 @@ def test_null_takes_away_what_the_file_or_an_earlier_flag_has_set():
         found = verdict(f"--{key}", "None")  # as W&B's agent spells it
         found = found if section in ("", "detection") else found[section].init_args
         assert (found.detection if section == "detection" else found)[name] is None, key
+    assert verdict("--seed_everything", "None").seed_everything is None
     Path("more.yaml").write_text("seed_everything: null\ndetection: null\nrun_dir: null")
     found = verdict("--config", "more.yaml")
     assert (found.seed_everything, found.detection, found.run_dir) == (None, None, None)

@@ -214,6 +214,8 @@ def test_a_figure_that_fails_is_left_out_with_a_line_that_names_it(capsys):
 
 def test_every_format_is_a_file_that_others_read_and_equal_runs_give_equal_files():
     one, two = (run(OUTCOMES[:1], arrays={"samples": SAMPLES}) for _ in range(2))
+    with pytest.raises(TypeError):
+        ReportSettings(["pdf"])  # it would be the table
     settings = ReportSettings(formats=["pdf", "svg", "png"])
     pictures = draw_figures(one, settings)
     assert draw_figures(two, settings) == pictures
