@@ -21,6 +21,7 @@ from lightning_gradood.cli.plain import SWITCH, plain, refuse_existing
 if TYPE_CHECKING:  # torch takes seconds to import, and `--help` needs none of it
     from lightning_gradood.core import PassedOver
     from lightning_gradood.guard import FileVerdict, Guard
+    from lightning_gradood.report import Triage
 
     Explain = Callable[[FileVerdict, str], dict[str, Any]]
 
@@ -109,10 +110,7 @@ def score(
     loaded = Guard.load(guard, trust or (), device)
     identity = loaded.about.identity
     loaded = _flagging(loaded, threshold, false_positive_rate, by_class)
-    if triage:
-        from lightning_gradood.report import Triage  # takes seconds to import
-
-    collected = Triage() if triage else None
+    collected = _triage() if triage else None
     passed, counts, found = PassedOver(), Counter[str](), Counter[tuple[str | None, bool]]()
     paths, again = itertools.tee(_paths(images, passed))
     if processes == 1:
@@ -178,6 +176,12 @@ def _flagging(guard: "Guard", threshold: float | None, rate: float | None, by_cl
     if rate is not None:
         guard = guard.with_false_positive_rate(rate)
     return guard.with_class_thresholds() if by_class else guard
+
+
+def _triage() -> "Triage":
+    from lightning_gradood.report import Triage  # takes seconds to import
+
+    return Triage()
 
 
 def _discovered(verdicts: Iterable["FileVerdict"], rate: float) -> Iterator["FileVerdict"]:

@@ -123,11 +123,7 @@ def application(guard: "Guard", max_megabytes: float, max_megapixels: float, max
 
     @app.get("/metrics", response_class=PlainTextResponse)
     async def metrics() -> str:
-        lines = list[str]()
-        for family, kind in _KINDS.items():
-            own = [f"{name} {value:.10g}" for name, value in counts.items() if name.startswith(family)]
-            lines += [f"# TYPE {family} {kind}", *own]
-        return "\n".join([*lines, ""])
+        return _exposed(counts)
 
     @app.post("/score")
     async def score(request: Request) -> list[dict[str, Any]]:
@@ -153,3 +149,11 @@ def application(guard: "Guard", max_megabytes: float, max_megapixels: float, max
         return [asdict(one) for one in verdicts]
 
     return app
+
+
+def _exposed(counts: dict[str, float]) -> str:
+    """Counts as Prometheus reads them, those of a metric below its type."""
+    lines = {family: [f"# TYPE {family} {kind}\n"] for family, kind in _KINDS.items()}
+    for name, value in counts.items():
+        next(own for family, own in lines.items() if name.startswith(family)).append(f"{name} {value:.10g}\n")
+    return "".join(line for own in lines.values() for line in own)
