@@ -99,9 +99,8 @@ def test_reading_is_timed_once_for_all_sources_that_are_read_alike(tmp_path, mon
     model.network.register_forward_pre_hook(lambda _, images: seen.__setitem__(0, seen[0] + len(images[0])))
     monkeypatch.setattr(estimates, "say", lambda line: told.append(seen[0]))
     monkeypatch.setattr(estimates, "_MEASURED", 0.0)  # one image of each is made, for one gradient
-    for attacks in (1, 5):
-        probe(
-            tmp_path / str(attacks), model, data(limit=40, attacks={f"f{i}": FGSM(eps=i / 9) for i in range(attacks)})
-        )
+    for number in (1, 5):
+        attacks = {f"f{one}": FGSM(eps=one / 9) for one in range(1, number + 1)}
+        probe(tmp_path / str(number), model, data(limit=40, attacks=attacks))
         seen[0] = 0
     assert told[1] - told[0] <= 4 * 4
