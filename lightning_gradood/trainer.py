@@ -179,6 +179,8 @@ class Trainer(pl.Trainer):
             self.strategy.barrier("written")
             with stage("guard", self):
                 guard = self._save_guard(place, settings, datasets, fits)
+            del every, records, trained, datasets, fits  # which telling does not need
+            give_back_memory()
             if self.is_global_zero:
                 write_guard_summary(folder, guard)
                 with stage("reporting", self):

@@ -92,6 +92,8 @@ class SyntheticOutliers(TrainedDetector):
             return
         read, plain, random = TensorReadings.of(records), records.only([]), np.random.default_rng
         values, row_of = self.read.values(read).float(), dict(zip(records.ids, range(len(records)), strict=True))
+        predictions = read.predictions
+        del read  # which holds all in float64
         for chosen in several:
             known, draws = plain.keep(chosen), random(seed)
             sides = normal_training_records(known), outlier_training_records(known, self)
@@ -102,8 +104,8 @@ class SyntheticOutliers(TrainedDetector):
             width, firsts = values.shape[1], range(0, values.shape[1], _COLUMNS)
             blocks: Iterator[tuple[int, Tensor]] = ((one, values[rows, one : one + _COLUMNS]) for one in firsts)
             if self.model == "deviations":
-                deviations = Deviations.of(values[normal].double().numpy(), read.predictions[normal].numpy())
-                blocks, width = deviations.columns(values, read.predictions, rows), 2 * width
+                deviations = Deviations.of(values[normal].double().numpy(), predictions[normal].numpy())
+                blocks, width = deviations.columns(values, predictions, rows), 2 * width
             columns = ((first, one.numpy()) for first, one in blocks)
             logistic = fit_balanced_logistic(columns, width, labels, self.strength)
             yield FittedSyntheticOutliers(self.read, logistic, deviations)

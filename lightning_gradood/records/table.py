@@ -8,6 +8,7 @@ import json
 import sys
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, TextIO
@@ -332,12 +333,15 @@ def _write_csv(stream: TextIO, columns: Iterable[str], rows: Iterable[Mapping[st
     writer.writerows(rows)
 
 
-def read_rows(path: Path) -> dict[str, list[Any]]:
-    """Read a table that `write_rows` or `write_columns` wrote, a .parquet, .csv or .jsonl file, as column to values."""
+def read_rows(path: Path, columns: list[str] | None = None) -> dict[str, list[Any]]:
+    """Read a table that `write_rows` or `write_columns` wrote, a .parquet, .csv or .jsonl file, as column to values.
+
+    Of a Parquet file that is large, some `columns` may be read alone.
+    """
     if not path.is_file():
         raise Refusal(f"`{path}` should be a table of scores. Got {'a folder' if path.is_dir() else 'no such file'}.")
-    readers = {".parquet": read_table, ".csv": _read_csv, ".jsonl": pyarrow.json.read_json}
-    reader: Callable[[Path], pa.Table] | None = readers.get(path.suffix.lower())
+    whole = {".parquet": partial(read_table, columns=columns), ".csv": _read_csv, ".jsonl": pyarrow.json.read_json}
+    reader: Callable[[Path], pa.Table] | None = whole.get(path.suffix.lower())
     if reader is None:
         raise Refusal(f"`{path}` should end in {', '.join(ENDINGS)}. Name a table of scores.")
     try:

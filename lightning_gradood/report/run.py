@@ -218,8 +218,9 @@ class Run:
     def scored(self) -> list[Outcome]:
         """The outcomes with the scores of every image of `val` and `test`."""
         with _reading(self.folder / SCORES):
-            table, rows = read_rows(self.folder / SCORES), dict[tuple[str, ...], list[int]]()
-            for row, key in enumerate(zip(*(table[name] for name in (*_NAMES, "split")), strict=True)):
+            names, rows = [*_NAMES, "split"], dict[tuple[str, ...], list[int]]()
+            table = read_rows(self.folder / SCORES, [*names, "id", "anomalous", "score"])
+            for row, key in enumerate(zip(*(table[name] for name in names), strict=True)):
                 rows.setdefault(key, []).append(row)
             ids, labels, scores = table["id"], np.array(table["anomalous"]), np.array(table["score"], dtype=np.float64)
             found = []
