@@ -269,6 +269,7 @@ class Trainer(pl.Trainer):
         """Choose, calibrate and save the guard's detector on the first process; the others help to prepare probes."""
         folder = Path(self.default_root_dir) / "guard"
         chosen = choose_guard(place, settings, datasets, self.failures, fits) if self.is_global_zero else Refusal()
+        give_back_memory()
         probes = self.strategy.broadcast([] if isinstance(chosen, Refusal) else chosen.detector.probes)
         network = place.model.network.to(self.strategy.root_device)
         ready = prepare(probes, network, place.datamodule, self._entries, RecordCache(place.cache_dir), self)

@@ -63,7 +63,7 @@ from lightning_gradood.report.tables import brackets, percent
 from lightning_gradood.tasks import ClassificationTask
 
 _SAMPLES = 10  # images of each source beside the guard
-_COMPARED = 8  # images that a saved guard scores again; more fill the memory beside the records
+_COMPARED = 4  # images that a saved guard scores again; more fill the memory beside the records
 
 
 @dataclass(frozen=True)
