@@ -39,6 +39,7 @@ from lightning_gradood.core import (
     check_yaml,
     class_path,
     experiment_file,
+    first_line,
     read_yaml,
 )
 from lightning_gradood.evaluation import DetectionSettings
@@ -102,9 +103,8 @@ def interpolation() -> Iterator[None]:
         yield
     except OmegaConfBaseException as error:
         key = f" at `{error.full_key}`" if error.full_key else ""
-        first = str(error).strip().splitlines()[0].rstrip(".")
         raise Refusal(
-            f"The configuration should hold only interpolations that can be resolved. Got{key}: {first}. "
+            f"The configuration should hold only interpolations that can be resolved. Got{key}: {first_line(error)}. "
             "Define that key or variable, or give a default as in ${oc.env:NAME,default}."
         ) from error
 

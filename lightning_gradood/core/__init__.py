@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from lightning_gradood.core.devices import (
         LOG_FLOOR, Portions, gathered, give_back_memory, to_float64, to_float64_device,
     )
-    from lightning_gradood.core.errors import NotFinite, Refusal, Unwritable, did_you_mean, fits, refused_as
+    from lightning_gradood.core.errors import (
+        NotFinite, Refusal, Unwritable, did_you_mean, first_line, fits, refused_as,
+    )
     from lightning_gradood.core.files import (
         Unparsable, atomic_write, check_writable, check_yaml, is_temporary, parse_json, read_json, read_text, read_yaml,
         writing_refusal, writing_refused,
@@ -55,13 +57,13 @@ __all__ = [
     "PositiveFloat", "PositiveInt", "ProgressLines", "Refusal", "Seed", "Transform", "Unparsable", "Unreadable", "Unwritable",
     "arguments_of", "as_float", "atomic_write", "check_batch", "check_finite_rows", "check_images", "check_import",
     "check_logits_shape", "check_writable", "check_yaml", "claim", "class_path", "decode", "did_you_mean", "digest",
-    "eight_bit", "encode", "evaluating", "exact_arithmetic", "experiment_file", "find_image_files", "fits", "frozen_network",
-    "gathered", "generator_states", "give_back_memory", "going_on_without", "graphs_kept", "hold", "image_formats",
-    "image_generator", "image_suffixes", "input_gradient", "is_temporary", "keeping_graphs", "logits_in", "logits_out",
-    "named_seed", "new_run_folder", "opaque", "pack", "packages_of", "parse_json", "printable", "probing_state", "progress",
-    "read_json", "read_picture", "read_text", "read_yaml", "reading", "refuse_foreign", "refuse_single_image", "refused_as",
-    "requiring_grad", "restore_generators", "say", "say_once", "shipped_files", "stage", "subfolders", "to_float64",
-    "to_float64_device", "to_pixels", "uncompiled", "unpack", "upright", "writing_refusal", "writing_refused",
+    "eight_bit", "encode", "evaluating", "exact_arithmetic", "experiment_file", "find_image_files", "first_line", "fits",
+    "frozen_network", "gathered", "generator_states", "give_back_memory", "going_on_without", "graphs_kept", "hold",
+    "image_formats", "image_generator", "image_suffixes", "input_gradient", "is_temporary", "keeping_graphs", "logits_in",
+    "logits_out", "named_seed", "new_run_folder", "opaque", "pack", "packages_of", "parse_json", "printable", "probing_state",
+    "progress", "read_json", "read_picture", "read_text", "read_yaml", "reading", "refuse_foreign", "refuse_single_image",
+    "refused_as", "requiring_grad", "restore_generators", "say", "say_once", "shipped_files", "stage", "subfolders",
+    "to_float64", "to_float64_device", "to_pixels", "uncompiled", "unpack", "upright", "writing_refusal", "writing_refused",
 ]  # fmt: skip
 # fmt: on
 

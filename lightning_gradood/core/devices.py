@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from lightning_gradood.core.errors import Refusal
+from lightning_gradood.core.errors import Refusal, first_line
 from lightning_gradood.core.progress_lines import say
 
 Result = TypeVar("Result")
@@ -78,7 +78,7 @@ class Portions:
                 lacking = isinstance(error, MemoryError | torch.OutOfMemoryError)
                 if not (lacking or any(one in str(error) for one in _WORDS)):
                     raise
-                reason = next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".")
+                reason = first_line(error)
                 self._halve(rows.stop - rows.start, reason)
         return done
 

@@ -45,6 +45,11 @@ def did_you_mean(word: str, known: Iterable[str], otherwise: str = "") -> str:
     return f"Did you mean `{near[0]}`?" if near else otherwise
 
 
+def first_line(error: Exception) -> str:
+    """First line of what an error says, without its full stop; the error's type where it says nothing."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__).strip().rstrip(".")
+
+
 def fits(value: Any, kind: Any) -> bool:
     """Whether plain values are of a type as an annotation says it; numbers must be finite.
 

@@ -17,7 +17,7 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from lightning_gradood.core.errors import Refusal
+from lightning_gradood.core.errors import Refusal, first_line
 
 # EPS starts Ghostscript, a program that executes the file; the others are read by no code of Pillow's own
 _NO_PICTURES = frozenset(["EPS", "PDF", "WMF", "MPEG", "BUFR", "GRIB", "HDF5"])
@@ -229,9 +229,8 @@ def to_pixels(image: Picture, transform: Transform | None, name: str) -> Tensor:
     except Refusal:
         raise
     except Exception as error:  # a transform may raise anything
-        reason = next(iter(str(error).strip().splitlines()), "").rstrip(".")
         raise Refusal(
-            f"`transform` should take every image. Got {type(error).__name__}: {reason}, for image `{name}`. "
+            f"`transform` should take every image. Got {type(error).__name__}: {first_line(error)}, for image `{name}`. "
             "Correct its settings; or, if others pass, remove that image."
         ) from error
     if isinstance(result, Image.Image):

@@ -21,6 +21,7 @@ from lightning_gradood.core import (
     check_finite_rows,
     evaluating,
     exact_arithmetic,
+    first_line,
     logits_out,
     probing_state,
     refuse_single_image,
@@ -166,7 +167,7 @@ def norms_with_graph(network: nn.Module, images: Tensor, label_designs: Sequence
         except (NotImplementedError, RuntimeError) as error:
             raise Refusal(
                 "The network should be one whose gradients torch.func takes for several images at once, and differentiates "
-                f"again. Got: {str(error).strip().splitlines()[0]} Attack a guard whose detector reads no gradients."
+                f"again. Got: {first_line(error)}. Attack a guard whose detector reads no gradients."
             ) from error
     return norms, logits
 

@@ -28,6 +28,7 @@ from lightning_gradood.core import (
     decode,
     eight_bit,
     encode,
+    first_line,
     packages_of,
     printable,
     read_picture,
@@ -126,9 +127,8 @@ class Guard:
         try:
             torch.empty(0, device=device)
         except (RuntimeError, AssertionError) as error:
-            reason = str(error).strip().splitlines()[0]
             raise Refusal(
-                f"`--device` should be a device of this machine. Got `--device {device}`: {reason}"
+                f"`--device` should be a device of this machine. Got `--device {device}`: {first_line(error)}."
             ) from error
         place = guard_folder(folder)
         try:

@@ -13,7 +13,7 @@ import logging
 import re
 import traceback
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -24,7 +24,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from lightning_gradood.core import Refusal, as_float, to_float64, to_pixels
+from lightning_gradood.core import Refusal, as_float, first_line, to_float64, to_pixels
 from lightning_gradood.detectors import (
     FittedCombined,
     ImageStatisticsProbe,
@@ -250,7 +250,7 @@ def _session(content: bytes) -> Any:
         return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its own classes derive from it alone
         raise Refusal(
-            f"`--guard` should be made of operators that onnxruntime has. Got: {_line(error)}. Take another detector or network."
+            f"`--guard` should be made of operators that onnxruntime has. Got: {first_line(error)}. Take others."
         ) from error
 
 
@@ -262,7 +262,7 @@ def _untraced(network: nn.Module, error: Exception) -> Refusal:
     where = f"`{names[id(inside[-1])]}`, a {type(inside[-1]).__name__}" if inside else "the network"
     return Refusal(
         "The network's forward pass should be one that torch.export can trace, for any number of images. Got one that it "
-        f"cannot, in {where}: {_line(error)}. Let it depend on no values of tensors."
+        f"cannot, in {where}: {first_line(error)}. Let it depend on no values of tensors."
     )
 
 
@@ -277,11 +277,6 @@ def _no_operator(traced: Any, error: Exception) -> Refusal:
     path, kind = list(stacks[0].values())[-1] if stacks else ("", "network")
     place = f"`{path.removeprefix('network.')}`, a {str(kind).rpartition('.')[2]}" if path else "the network"
     return Refusal(
-        f"`--guard` should be made of operators that ONNX has. Got {name or _line(error)} in {place}, which has none there. "
+        f"`--guard` should be made of operators that ONNX has. Got {name or first_line(error)} in {place}, which has none there. "
         "Exchange that module, or keep to torch."
     )
-
-
-def _line(error: Exception) -> str:
-    lines: Sequence[str] = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0].strip().rstrip(".")

@@ -30,6 +30,7 @@ from lightning_gradood.core import (
     decode,
     did_you_mean,
     encode,
+    first_line,
     packages_of,
     say,
 )
@@ -216,10 +217,9 @@ def _converted(timm: Any, name: str, config: Any) -> str:
         try:
             network = timm.create_model(name, pretrained=True, pretrained_cfg_overlay={"file": file})
         except Exception as error:  # of unpickling, of the keys, of timm's conversion
-            said = str(error).strip().partition("\n")[0]
             raise Refusal(
-                f"`model.network` should have the weights that were published. Got {file}, which timm cannot read: {said}. "
-                "Remove it, to download it again, or name weights with --model.weights."
+                f"`model.network` should have the weights that were published. Got {file}, which timm cannot read: "
+                f"{first_line(error)}. Remove it, to download it again, or name weights with --model.weights."
             ) from error
         with atomic_write(path, "TORCH_HOME") as opened:
             torch.save(network.state_dict(), opened)

@@ -19,7 +19,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from lightning_gradood.core import Component, Refusal, atomic_write, pack, read_json, say, unpack, writing_refused
+from lightning_gradood.core import (
+    Component,
+    Refusal,
+    atomic_write,
+    first_line,
+    pack,
+    read_json,
+    say,
+    unpack,
+    writing_refused,
+)
 from lightning_gradood.records.table import Records, read_table
 
 _FORMAT = 3  # of shards and entries; part of every seal
@@ -198,7 +208,7 @@ class RecordCache:
         try:
             return read_table(path, columns, filters)
         except (pa.ArrowException, OSError) as error:
-            raise Damaged(path, f"what cannot be read ({str(error).splitlines()[0]})") from error
+            raise Damaged(path, f"what cannot be read ({first_line(error)})") from error
 
     def _compare(self, path: Path, key: str) -> None:
         """Refuse a file that differs from its seal, unless it was compared before and has not changed."""

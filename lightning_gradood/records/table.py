@@ -20,7 +20,7 @@ import pyarrow.csv
 import pyarrow.json
 import pyarrow.parquet as pq
 
-from lightning_gradood.core import Component, Refusal, atomic_write, parse_json
+from lightning_gradood.core import Component, Refusal, atomic_write, first_line, parse_json
 
 NORMAL = "normal"  # the name of the one source whose clean images are the normal side
 SYNTHETIC = "synthetic_"  # what the names of synthetic outliers start with, as sources and in the column `attack`
@@ -347,7 +347,7 @@ def read_rows(path: Path, columns: list[str] | None = None) -> dict[str, list[An
     try:
         return dict(reader(path).to_pydict())
     except (pa.ArrowException, OSError, ValueError) as error:
-        got = f"what cannot be read ({str(error).splitlines()[0]})"
+        got = f"what cannot be read ({first_line(error)})"
         raise Refusal(
             f"`{path}` should be a readable table. Got {got}. Run the command that wrote it again."
         ) from error

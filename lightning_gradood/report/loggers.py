@@ -20,7 +20,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from PIL import Image
 
-from lightning_gradood.core import CONFIG, Refusal, atomic_write, going_on_without, say
+from lightning_gradood.core import CONFIG, Refusal, atomic_write, first_line, going_on_without, say
 from lightning_gradood.records import NORMAL, read_rows
 from lightning_gradood.report.figures import ReportSettings, draw_figures
 from lightning_gradood.report.pages import accuracy_warning, findings, printed, run_page
@@ -238,9 +238,10 @@ def _unless_lost(run: Any) -> Iterator[None]:
         package = type(error).__module__.partition(".")[0]
         if package not in ("wandb", "requests", "urllib3") and not isinstance(error, ConnectionError | TimeoutError):
             raise
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".")
         folder = Path(run.dir).parent
-        say(f"W&B could not be reached: {reason}. The run goes on. `wandb sync {folder}` sends what W&B has not got.")
+        say(
+            f"W&B could not be reached: {first_line(error)}. The run goes on. `wandb sync {folder}` sends what W&B has not got."
+        )
 
 
 def dashboard_definition(run: Run) -> dict[str, Any]:
@@ -317,6 +318,6 @@ def apply_dashboard(definition: Mapping[str, Any], entity: str, project: str) ->
     except (wandb.errors.Error, ValueError, TypeError, KeyError) as error:  # a refused write raises any of these
         raise Refusal(
             f"`--entity` and `--project` should name a place in W&B where your account may write. Got `--entity {entity} "
-            f"--project {project}`; W&B says: {str(error).strip().splitlines()[0][:200]}"
+            f"--project {project}`; W&B says: {first_line(error)[:200]}"
         ) from error
     return workspace.url, report.url

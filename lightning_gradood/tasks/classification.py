@@ -23,6 +23,7 @@ from lightning_gradood.core import (
     ClosedUnitInterval,
     Refusal,
     check_logits_shape,
+    first_line,
     frozen_network,
     logits_in,
     refused_as,
@@ -46,7 +47,7 @@ def check_network(network: nn.Module, images: Tensor, classes: int | None) -> in
         raise
     except Exception as error:  # a network raises whatever it likes at images that do not fit it
         raise Refusal(
-            f"The network should accept images of shape {list(images.shape[1:])}. Got: {_first_line(error)}. Give "
+            f"The network should accept images of shape {list(images.shape[1:])}. Got: {first_line(error)}. Give "
             "`data.transform` a resize or channel conversion to the network's input, or the network the images' size and "
             "channels."
         ) from error
@@ -87,10 +88,6 @@ def _instead_of_logits(network: nn.Module, images: Tensor, outputs: Tensor) -> O
     while made is not None and made.name().startswith(_COPIES):
         made = made.next_functions[0][0]
     return "sigmoid" if made is not None and made.name().startswith("Sigmoid") else None
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".")
 
 
 Batch = tuple[Tensor, ...]  # images [N, C, H, W] in [0, 1], labels int64 [N], then whatever the data adds
@@ -207,7 +204,7 @@ class ClassificationTask(LightningModule):
         except Exception as error:  # each optimizer has words of its own
             raise Refusal(
                 f"`{flag}` should have settings that it can be built with. Got {type(error).__name__}: "
-                f"{_first_line(error)}. Correct that setting, or leave it out for its default."
+                f"{first_line(error)}. Correct that setting, or leave it out for its default."
             ) from error
 
     def load_trained_weights(self, path: str) -> None:
