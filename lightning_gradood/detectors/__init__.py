@@ -18,7 +18,7 @@ over the images, and are measured on the same records; docs/compare.md names the
 - fitted on normal images alone (`needs_anomalies` is false), with a quantile of normal `val` scores as threshold: on
   features (`neighbours`, `gaussians`, `mahalanobis`, `class_patterns`; with the last layer's weights `last_layer`,
   `activations`), gradients (`grood`, `nac`, `gradpca`), views of the image (`consistency`) and outliers made of normal
-  images (`synthetic_outliers`), or several of these at once (`combined`, `weighted_parts`);
+  images (`synthetic_outliers`), or several of these at once (`combined`);
 - settings chosen on `val`: `ODIN`, `Tuned`; regressions on `train` as well: `LID`, `Mahalanobis` (with `ensemble`),
   `KnownAnomalies` (beside a detector for anomalies of any kind), and `ImageStatistics`, an audit without the network:
   where it does well, a source is easy for a reason other than what the images show;
@@ -27,7 +27,7 @@ over the images, and are measured on the same records; docs/compare.md names the
 
 from lightning_gradood.detectors.activations import ASH, DICE, SCALE, AdaSCALE, PerturbedFeaturesProbe, ReAct
 from lightning_gradood.detectors.class_patterns import SHE, KLMatching
-from lightning_gradood.detectors.combined import Combined, EmpiricalTail, FittedCombined, Tuned
+from lightning_gradood.detectors.combined import Combined, EmpiricalTail, FittedCombined, Tuned, WeightedParts
 from lightning_gradood.detectors.consistency import Consistency, ViewsProbe, ViewsSoftmax
 from lightning_gradood.detectors.detector import (
     Detector,
@@ -63,7 +63,6 @@ from lightning_gradood.detectors.output_scores import (
 from lightning_gradood.detectors.pytorch_ood_adapter import PytorchOOD, PytorchOODProbe
 from lightning_gradood.detectors.synthetic_outliers import SyntheticOutliers
 from lightning_gradood.detectors.tensor_scores import TensorFitted, TensorReadings
-from lightning_gradood.detectors.weighted_parts import WeightedParts
 
 __all__ = [
     "ASH", "DICE", "FDBD", "GEN", "GROOD", "KNN", "LID", "MLP", "NAC", "NCI", "ODIN", "RMDS", "RMDSPP", "SCALE",
