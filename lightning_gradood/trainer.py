@@ -152,9 +152,8 @@ class Trainer(pl.Trainer):
             records, left_out = leave_out_bad(every, settings.on_bad_image)
             if any(one.needs_head for one in settings.detectors_for(datamodule.sources.knows_anomalies)):
                 images = as_float(datamodule.sources.normal.images([0])).to(self.strategy.root_device)
-                head = linear_head(model.network.to(images.device), images)
-                known = {NORMAL, "train"} & {*records}  # a copy is large; what is put beside these knows it too
-                records |= {name: records[name].with_head(head) for name in known}
+                head = linear_head(model.network.to(images.device), images)  # large: others beside these know it
+                records |= {name: one.with_head(head) for name, one in records.items() if name in (NORMAL, "train")}
             trained = records.pop("train").as_training(NORMAL) if "train" in records else None
             shifted = datamodule.sources.groups.get("shifted", [])
             of = datamodule.sources.noise_of, datamodule.sources.keep_of

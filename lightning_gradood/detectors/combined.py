@@ -15,7 +15,7 @@ from scipy.special import expit
 from torch import Tensor
 from typing_extensions import override  # typing has it from Python 3.12 on
 
-from lightning_gradood.core import Component, Refusal
+from lightning_gradood.core import Component, Refusal, give_back_memory
 from lightning_gradood.detectors.detector import Detector, Fitted, normal_training_records, score_in_blocks
 from lightning_gradood.detectors.tensor_scores import TensorFitted, TensorReadings
 from lightning_gradood.gradients import LabelDesign
@@ -244,6 +244,7 @@ class WeightedParts(Combined):
             surprises.append(np.stack([tail.surprise(part) for tail, part in zip(own[1:], scores[1:], strict=True)]))
             tails.append(own[0])
             members.append(one.fit(read if one.needed_outliers else read.keep(kind < 0), seed))
+            give_back_memory()  # the next one takes blocks of other sizes
         weights, remark = seen.weights(by_rule(np.stack(surprises), self.rule), [one.name for one in self.detectors])
         used = np.flatnonzero(weights).tolist()
         return FittedCombined(
