@@ -2,6 +2,7 @@
 
 import itertools
 import sys
+from contextlib import suppress
 from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING, Literal
@@ -95,14 +96,17 @@ def _compared(guard: "Guard", images: list[str]) -> "Tensor":
 
 def _nearest(run: Path, trust: list[str] | tuple[()]) -> str:
     """The detector of the guard's run with the highest AUROC of those that can be exported, in a sentence."""
+    from lightning_gradood.core import Refusal
     from lightning_gradood.detectors import load_detector
     from lightning_gradood.guard import unexportable
     from lightning_gradood.report import Run
 
     found = dict[str, list[float]]()
     if (run / "results.parquet").is_file():
-        saved = {path.stem: path for path in run.glob("detectors/*/*.safetensors")}
-        usable = {name for name, path in saved.items() if not unexportable(load_detector(path, trust))}
+        usable = set[str]()
+        for path in run.glob("detectors/*/*.safetensors"):
+            with suppress(Refusal):  # of a package that is not trusted, or not there
+                usable |= set() if unexportable(load_detector(path, trust)) else {path.stem}
         for one in Run.read(run).outcomes:
             if one.detector in usable and "auroc" in one.metrics["val"]:
                 found.setdefault(one.detector, []).append(one.metrics["val"]["auroc"])

@@ -339,11 +339,12 @@ def read_rows(path: Path, columns: list[str] | None = None) -> dict[str, list[An
     Of a Parquet file that is large, some `columns` may be read alone.
     """
     if not path.is_file():
-        raise Refusal(f"`{path}` should be a table of scores. Got {'a folder' if path.is_dir() else 'no such file'}.")
+        got = "a folder" if path.is_dir() else "no such file"
+        raise Refusal(f"`{path}` should be a table, {', '.join(ENDINGS)}. Got {got}. Correct the path.")
     whole = {".parquet": partial(read_table, columns=columns), ".csv": _read_csv, ".jsonl": pyarrow.json.read_json}
     reader: Callable[[Path], pa.Table] | None = whole.get(path.suffix.lower())
     if reader is None:
-        raise Refusal(f"`{path}` should end in {', '.join(ENDINGS)}. Name a table of scores.")
+        raise Refusal(f"`{path}` should end in {', '.join(ENDINGS)}. Name a table.")
     try:
         return dict(reader(path).to_pydict())
     except (pa.ArrowException, OSError, ValueError) as error:

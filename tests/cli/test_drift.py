@@ -86,7 +86,7 @@ def test_what_cannot_be_compared_is_refused_in_a_sentence(capsys):
     write_columns(Path("none.parquet"), {"score": [], "flagged": [], "prediction": []})
     rows = [
         ([], "`drift` should have scores as usual beside new ones. Got usual.csv alone. Add --guard GUARD."),
-        (["nowhere.csv"], "`nowhere.csv` should be a table of scores. Got no such file."),
+        (["nowhere.csv"], "`nowhere.csv` should be a table, .parquet, .csv, .jsonl. Got no such file."),
         (["text.csv"], "`text.csv` should be a table that `score` has written. Got one without `score`"),
         (["broken.parquet"], "`broken.parquet` should be a readable table. Got "),
         (["notes.txt"], "`notes.txt` should end in .parquet, .csv, .jsonl."),
@@ -112,7 +112,7 @@ def test_what_cannot_be_compared_is_refused_in_a_sentence(capsys):
             ["new.csv", "--sequential", "bad.json"],
             "should be the state of a stream. Got bad.json: 'tables'. Name a new file",
         ),
-        (["old.csv", *sequential], "`old.csv` should be a table of scores. Got no such file."),
+        (["old.csv", *sequential], "`old.csv` should be a table, .parquet, .csv, .jsonl. Got no such file."),
         (["text.csv", *sequential], "`text.csv` should be a table that `score` has written. Got 'score' in it."),
     ]
     rows = [("usual.csv", *row) for row in rows] + [
