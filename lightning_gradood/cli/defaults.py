@@ -29,7 +29,7 @@ from lightning_gradood.report import FINISH_SECONDS, PROJECT, ReportCallback, of
 from lightning_gradood.tasks import IMAGENET, ResumeCheckpoint
 
 BEST, LAST = f"{CHECKPOINTS}/best.ckpt", f"{CHECKPOINTS}/last.ckpt"
-_REHEARSED = 30  # images of each source under fast_dev_run: enough for every split, few enough for one batch
+_REHEARSED = 60  # images of each source under fast_dev_run: enough to fit every preset, few enough for one batch
 _TAG = 64  # characters that W&B allows
 _THREADS = "OMP_NUM_THREADS"
 _LOGGERS = ("lightning_gradood", "lightning.pytorch", "lightning.fabric")

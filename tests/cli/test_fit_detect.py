@@ -82,9 +82,9 @@ def test_runs_with_equal_seeds_are_equal_and_stage_two_has_seeds_of_its_own(run,
 
 
 def test_fast_dev_run_walks_every_stage_and_leaves_folder_and_records_to_the_run_itself(capsys, probed):
-    main(["fit", *FILE, "--trainer.fast_dev_run", "true", "--run_dir", "real", "--data.limits.images", "40"])
+    main(["fit", *FILE, "--trainer.fast_dev_run", "true", "--run_dir", "real", "--data.limits.images", "80"])
     assert [row.split()[0] for row in table(capsys.readouterr().out).splitlines()[2:4]] == ["nine", "photographs"]
-    assert sum(probed) == 3 * 30
+    assert sum(probed) == 3 * 60
     assert not Path("real").exists()
     assert not list(Path("runs/.records").glob("*/entry.json"))
     assert Path("real_fast_dev_run/guard").is_dir()
