@@ -170,7 +170,7 @@ def _source(flag: str, given: ImageSet) -> Source | str:
             )
     if any(isinstance(one, Tensor) and not torch.equal(one, images[0]) for one in images):
         raise Refusal(
-            f"`{flag}` should give an image as it is each time. Got another one for the same row, as of a random transform. "
+            f"`{flag}` should give the same image for a row each time. Got another one, as from a random transform. "
             "Give the data without augmentation."
         )
     return DatasetSource(partial(_itself, dataset))

@@ -104,7 +104,7 @@ def test_images_in_every_form_arrive_as_they_are_and_others_are_refused():
         (fit(Stream()), "Got a Stream. Give a data set whose rows can be read by their number"),
         (fit(7), "`normal_images` should be a folder, a tensor .* a data set, list or DataLoader of images. Got a int."),
         (fit(shown[0]), "Got a tensor [8, 8]"),
-        (fit(Augmented()), "Got another one for the same row, as of a random transform"),
+        (fit(Augmented()), "Got another one, as from a random transform"),
         (fit(shown, anomalies={"far": 3}), "`anomalies['far']` should be a folder"),
         (fit("nowhere"), "`normal_images` should be a folder of images. Got `normal_images = nowhere`, which does not exist"),
         (fit(pixels(60), false_positive_rate=2.0), "`false_positive_rate` should be between 0 and 1"),
@@ -157,7 +157,7 @@ def test_a_network_that_nothing_builds_again_is_guarded_in_this_process_and_anom
         "The guard works in this process and cannot be saved. A network that is saved should be"
         in capsys.readouterr().err
     )
-    assert_refused((lambda: guard.save("nowhere"), "Got torch.nn.Sequential, of which this is not so"))
+    assert_refused((lambda: guard.save("nowhere"), "Got torch.nn.Sequential, which does not"))
     settings = {"detectors": [Energy()], "resamples": 5, "false_positive_rate": 0.1}
     assert (
         fit_guard(Normalized(Logits(probabilities(), "softmax"), **HALF), pixels(60), **settings).about.outputs

@@ -153,7 +153,7 @@ class Command(LightningCLI):
             if not _LEFT_ALONE.search(str(error)):
                 raise
             time.sleep(_SECONDS)
-            raise Ended(f"another process of this run has ended, and what it wrote says why. {_KEPT}", 1) from error
+            raise Ended(f"another process of this run has ended; its output says why. {_KEPT}", 1) from error
 
     def _look_ahead(self, verb: str) -> None:
         """Refuse what cannot work before the first step is taken and before the folder is claimed; then claim it."""

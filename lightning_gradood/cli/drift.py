@@ -28,12 +28,12 @@ def drift(
     figure: str | None = None,
     overwrite: bool = False,
 ) -> int:
-    """Compare the scores of new images with those of images as usual, or follow a stream of scores.
+    """Compare the scores of new images with those of usual images, or follow a stream of scores.
 
     Args:
-        tables: scores of new images, written by `score`; without --guard those of images as usual come first; with
+        tables: scores of new images, written by `score`; without --guard those of usual images come first; with
             --sequential any number in their order, or - for rows of CSV on standard input.
-        guard: folder of the guard that has scored them, or of its run: images as usual are those it is calibrated on.
+        guard: folder of the guard that has scored them, or of its run: usual images are those it is calibrated on.
         alarm: largest distance of the two distributions that is no alarm, in [0, 1).
         sequential: follow a stream whose state is in this JSON file, which is made if it does not exist; tables that are in
             it already are passed over.
@@ -45,9 +45,9 @@ def drift(
     from lightning_gradood.report import DriftStream, ScoredImages, drift_report, figure_bytes
 
     if alarm is not None and not 0 <= alarm < 1:
-        raise Refusal(f"`--alarm` should be at least 0 and below 1. Got `--alarm {alarm}`. It is a distance.")
+        raise Refusal(f"`--alarm` should be at least 0 and below 1, as it is a distance. Got `--alarm {alarm}`.")
     if not (new := tables if guard else tables[1:]):
-        raise Refusal(f"`drift` should have scores as usual beside new ones. Got {tables[0]} alone. Add --guard GUARD.")
+        raise Refusal(f"`drift` should have usual scores to compare with. Got {tables[0]} alone. Add --guard GUARD.")
     if figure:
         refuse_existing("--figure", Path(figure), overwrite)
     usual = ScoredImages.of_guard(Path(guard)) if guard else ScoredImages.of_table(Path(tables[0]))

@@ -90,7 +90,7 @@ def _compared(guard: "Guard", images: list[str]) -> "Tensor":
             f"`--images` should be image files or folders of them. Got none in {', '.join(images)}. Name others."
         )
     if not paths:
-        sys.stderr.write("The calibration images are no files: random ones are compared. --images names others.\n")
+        sys.stderr.write("The calibration images are not files: random ones are compared. Name others with --images.\n")
     return torch.stack([guard.read(path) for path in paths]) if paths else torch.empty(0, *guard.about.image_shape)
 
 

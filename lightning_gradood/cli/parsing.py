@@ -236,7 +236,7 @@ def refusal_behind(error: BaseException | None) -> Refusal | None:
         error = error.__cause__ or error.__context__
     if isinstance(error, OSError):
         return Refusal(
-            "What an experiment names should be there, or be downloaded where it is built. Got "
+            "Files that an experiment names should exist, and downloads succeed. Got "
             f"{type(error).__name__}: {' '.join(str(error).split())}. Correct the name, or put the file in its place."
         )
     return error

@@ -15,7 +15,7 @@ VERBS = {
     "export": "Write a guard as one ONNX file, which needs no torch.",
     "refit": "Make a guard that knows what a person has marked among the images of `score --triage`.",
     "attack": "Attack a guard's classifier and detector at once, and say what may be relied on.",
-    "drift": "Compare the scores of new images with those of images as usual.",
+    "drift": "Compare the scores of new images with those of usual images.",
     "compare": "Put the results of several runs side by side on one page.",
     "configs": "List the experiment files and sweeps that come with the package, and copy them.",
     "dashboard": "Save a workspace and a report in W&B that show the runs of a project.",

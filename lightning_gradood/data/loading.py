@@ -228,8 +228,8 @@ class LoadedSource(Dataset[ImageBatch]):
             images[row] = self._checked(row)
         if lost := sum(self._transparent.values()):
             rank_zero_info(
-                f"{self.name}: {lost:,} of {len(self):,} images are transparent; their transparency is dropped, and what is "
-                "stored as colour behind it is seen, as torchvision does."
+                f"{self.name}: {lost:,} of {len(self):,} images are transparent; their transparency is dropped, which "
+                "shows the colours stored behind it, as in torchvision."
             )
         return images
 

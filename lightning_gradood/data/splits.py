@@ -236,7 +236,7 @@ def make_manifest(
             different = len(names) if same is None else len(np.unique(same))
             raise Refusal(
                 f"`{source}` should have enough images to fill every split of {list(fractions)}. "
-                f"Got `{source}` with {len(names)}, of which {different} differ. Add images, or raise `limits.images`."
+                f"Got `{source}` with {len(names)}, {different} of them different. Add images, or raise `limits.images`."
             )
         sources[source] = {split: [names[row] for row in rows] for split, rows in zip(SPLITS, parts, strict=True)}
     return Manifest(seed, list(fractions), sources)

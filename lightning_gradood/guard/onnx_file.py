@@ -262,7 +262,7 @@ def _untraced(network: nn.Module, error: Exception) -> Refusal:
     where = f"`{names[id(inside[-1])]}`, a {type(inside[-1]).__name__}" if inside else "the network"
     return Refusal(
         "The network's forward pass should be one that torch.export can trace, for any number of images. Got one that it "
-        f"cannot, in {where}: {first_line(error)}. Let it depend on no values of tensors."
+        f"cannot, in {where}: {first_line(error)}. Let no branch depend on values of tensors."
     )
 
 
@@ -277,6 +277,6 @@ def _no_operator(traced: Any, error: Exception) -> Refusal:
     path, kind = list(stacks[0].values())[-1] if stacks else ("", "network")
     place = f"`{path.removeprefix('network.')}`, a {str(kind).rpartition('.')[2]}" if path else "the network"
     return Refusal(
-        f"`--guard` should be made of operators that ONNX has. Got {name or first_line(error)} in {place}, which has none there. "
+        f"`--guard` should be made of operators that ONNX has. Got {name or first_line(error)} in {place}, which it lacks. "
         "Exchange that module, or keep to torch."
     )

@@ -133,8 +133,8 @@ def write_guard(guard: Guard, folder: Path, images: Tensor, expected: np.ndarray
         spread = max(float(np.ptp(guard.calibration)), 1e-12)
         if not np.allclose(loaded(images).scores, expected, rtol=1e-6, atol=_TOLERANCE * spread):
             raise Refusal(
-                "A guard should give the scores that `detect` gave. Got others from the network that its class path and "
-                "arguments build. Let its constructor's arguments decide all that is not in its weights."
+                "A guard should give the scores that `detect` gave. Got others, as its class path and arguments build "
+                "another network. Let its constructor's arguments decide all that is not in its weights."
             )
         with writing_refused(folder, flag, trial, old):
             if folder.exists():
@@ -216,8 +216,8 @@ def recipe_of(network: nn.Module, transform: Any = None) -> Recipe:
     kind = type(network)
     if kind.__module__ == "__main__" or "<locals>" in kind.__qualname__:
         raise Refusal(
-            f"The class of a network that is saved should stand in a module. Got {kind.__qualname__}, of a notebook, a script "
-            "or a function. Move it into a file of its own, such as my_network.py, and import it from there."
+            f"A network that is saved should have its class in a module. Got {kind.__qualname__}, defined in a notebook, a "
+            "script or a function. Move it into a file of its own, such as my_network.py, and import it from there."
         )
     beside = [*vars(sys.modules[kind.__module__]).values(), *vars(networks).values()]
     functions: list[Any] = [
@@ -231,8 +231,8 @@ def recipe_of(network: nn.Module, transform: Any = None) -> Recipe:
         ):  # of the functions some are large
             return Recipe(found, encode(transform))
     raise Refusal(
-        f"A network that is saved should be built again by its class, which keeps its arguments as attributes. Got "
-        f"{class_path(kind)}, of which this is not so, and no function beside it builds such a network. Write in its "
+        f"A network that is saved should keep its constructor's arguments as attributes, to be built again. Got "
+        f"{class_path(kind)}, which does not, and no function beside it builds such a network. Write in its "
         "constructor e.g. `self.width = width`, or put a function that builds it beside it."
     )
 

@@ -201,8 +201,8 @@ def score_files_on_processes(
                 yield from itertools.chain.from_iterable(verdicts)
             except BrokenProcessPool as error:
                 raise Refusal(
-                    f"`--processes {number}` should be processes that load the guard and score images. Got one that has "
-                    "ended, perhaps for lack of memory. Take fewer."
+                    f"`--processes {number}` should be few enough for this machine. Got one that ended early, perhaps for lack "
+                    "of memory. Take fewer."
                 ) from error
 
 

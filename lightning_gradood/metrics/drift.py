@@ -39,7 +39,7 @@ class DriftTest:
     """Where the test stands after some images.
 
     Args:
-        reference: scores of n images as usual, float64 [n], finite.
+        reference: scores of n usual images, float64 [n], finite.
         false_alarm: bound of the probability of an alarm at any time, in (0, 1), as long as nothing drifts.
         images: number of new scores until now.
         alarm: the image, counted from 1, at which the capital first reached 1 / `false_alarm`; 0 for none.

@@ -185,7 +185,7 @@ class Normalized(nn.Module):
         # as stored, in which 1e-50 is zero; false for NaN
         if not mean or len(mean) != len(std) or not ((self.mean.abs() < torch.inf) & (self.std > 0)).all():
             raise Refusal(
-                "`mean` and `std` should hold one finite value for each image channel, and `std` none but above zero. "
+                "`mean` and `std` should hold one finite value for each image channel, each `std` above zero. "
                 f"Got `mean = {mean}` and `std = {std}`. Give the statistics of the training images in pixels of [0, 1]."
             )
 

@@ -369,8 +369,8 @@ def _refuse_other_values(
         differs = stored.is_quantized or any(is_kind(stored) != is_kind(own) for is_kind in kinds)
         if differs and not name.endswith(_COUNTER):
             raise Refusal(
-                f"`path` should hold numbers of the network's kind, {own.dtype} for `{name}`. Got `path = {path}` with "
-                f"{stored.dtype}, which is not cast. Save the weights of the network as it was before it was quantised."
+                f"`path` should hold numbers of the network's type, {own.dtype} for `{name}`. Got `path = {path}` with "
+                f"{stored.dtype}, which cannot be cast to it. Save the weights before the network is quantised."
             )
     for first, other in ((first, other) for first, *others in ties for other in others):
         if first in fit.found and not torch.equal(fit.found[first], fit.found[other]):

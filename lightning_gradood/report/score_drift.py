@@ -147,7 +147,7 @@ class DriftStream:
     """New scores against those of a reference, see `metrics.DriftTest`; its state is a JSON file.
 
     Args:
-        reference: images as usual.
+        reference: usual images.
         state: the file, which need not exist.
         false_alarm: probability of an alarm at any time if nothing drifts, in (0, 1); by default the state's, or 0.01.
 
@@ -206,7 +206,7 @@ class DriftStream:
         if passed:
             yield f"passed over, as they were taken before: {', '.join(passed)}"
         yield (
-            f"{test.images - before.images} new images, {test.images} in all, against {len(test.reference)} as usual: "
+            f"{test.images - before.images} new images, {test.images} in all, against {len(test.reference)} usual ones: "
             f"evidence for drift 10^{test.evidence / tens:.2f}, at most 10^{test.largest / tens:.2f}; an alarm at "
             f"10^{-math.log10(test.false_alarm):.2f}."
         )
@@ -254,7 +254,7 @@ class DriftStream:
     def _alarm(self) -> Iterator[str]:
         rate = self.test.false_alarm
         yield (
-            f"ALARM: the images have drifted, by image {self.test.alarm}. Images like those as usual ever raise this alarm "
+            f"ALARM: the images have drifted, by image {self.test.alarm}. Usual images ever raise this alarm "
             f"with a probability of at most {rate:g}."
         )
 

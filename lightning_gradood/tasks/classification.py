@@ -55,13 +55,13 @@ def check_network(network: nn.Module, images: Tensor, classes: int | None) -> in
     logits, again = logits.float(), again.float()
     if ((again - logits).abs() > _ROUNDING * (1 + logits.abs().max())).any():
         raise Refusal(
-            "The network should give the same logits for the same images. Got others in a second call, as where dropout is on "
-            "in evaluation or a buffer counts calls. Make its forward depend on images and weights alone."
+            "The network should give the same logits for the same images. Got others in a second call, e.g. because dropout "
+            "is on in eval mode or a buffer counts calls. Let its output depend on images and weights alone."
         )
     if made := _instead_of_logits(network, images, logits):
         raise Refusal(
-            f"The network should give logits. Got outputs of {made}, of which energies, temperatures and gradients would be "
-            f"those of something else. Leave that layer out, or write --model.outputs {made} to take its logarithm back."
+            f"The network should give logits. Got outputs of {made}, whose energies, temperatures and gradients mean "
+            f"something else. Leave that layer out, or write --model.outputs {made} to take its logarithm back."
         )
     outputs = int(logits.shape[1])
     if classes is not None and classes > max(outputs, 2):

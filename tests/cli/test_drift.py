@@ -85,13 +85,13 @@ def test_what_cannot_be_compared_is_refused_in_a_sentence(capsys):
         Path(name).write_text(text)
     write_columns(Path("none.parquet"), {"score": [], "flagged": [], "prediction": []})
     rows = [
-        ([], "`drift` should have scores as usual beside new ones. Got usual.csv alone. Add --guard GUARD."),
+        ([], "`drift` should have usual scores to compare with. Got usual.csv alone. Add --guard GUARD."),
         (["nowhere.csv"], "`nowhere.csv` should be a table, .parquet, .csv, .jsonl. Got no such file."),
         (["text.csv"], "`text.csv` should be a table that `score` has written. Got one without `score`"),
         (["broken.parquet"], "`broken.parquet` should be a readable table. Got "),
         (["notes.txt"], "`notes.txt` should end in .parquet, .csv, .jsonl."),
         (["none.parquet"], "Both tables should hold scored images. Got 10 in the reference and 0 new ones."),
-        (["usual.csv", "--alarm", "2"], "`--alarm` should be at least 0 and below 1. Got `--alarm 2.0`."),
+        (["usual.csv", "--alarm", "2"], "`--alarm` should be at least 0 and below 1, as it is a distance. Got `--alarm 2.0`."),
         (["usual.csv", "--alarm", "nan"], "`--alarm` should be a number. Got nan."),
         (["usual.csv", "--figure", "old.png"], "Got `--figure old.png`, which exists. Add --overwrite."),
         (["usual.csv", "--figure", "old.png/a.png"], "`--figure` should be a place that can be written."),
@@ -131,7 +131,11 @@ def test_a_stream_is_followed_from_call_to_call_and_its_alarm_stays(capsys):
         write(f"{name}.csv", scores)
     words = ["drift", "usual.csv", "--sequential", "state.json"]  # the tables need not stand together
     code, out, _ = called([*words, "monday.csv", "--false_alarm", "0.001"], capsys)
-    assert (code, "80 new images, 80 in all, against 300 as usual" in out, "alarm at 10^3.00" in out) == (0, True, True)
+    assert (code, "80 new images, 80 in all, against 300 usual ones" in out, "alarm at 10^3.00" in out) == (
+        0,
+        True,
+        True,
+    )
     code, out, _ = called([*words, "monday.csv", "tuesday.csv"], capsys)
     alarm = json.loads(Path("state.json").read_text())["alarm"]
     assert 80 < alarm < 120

@@ -152,7 +152,7 @@ def test_a_network_that_its_arguments_do_not_describe_is_not_saved_and_an_older_
 ):
     monkeypatch.setitem(sys.modules, "unlucky", sys.modules[__name__])
     about = {"network": {"class_path": "unlucky.Unlucky", "init_args": {}}, "normalize": None}
-    with pytest.raises(Refusal, match="Got others from the network that its class path and arguments build"):
+    with pytest.raises(Refusal, match="Got others, as its class path and arguments build another network"):
         save(tmp_path, "baseline", net=Unlucky().eval(), **about)
     assert list(tmp_path.iterdir()) == []
     for name in ("baseline", "energy"):

@@ -280,7 +280,7 @@ def test_a_guard_is_saved_with_its_threshold_and_a_network_of_memory_by_what_bui
     unknown = copy.copy(unnamed)
     unknown.network = Normalized(nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 4)), [0.5] * 3, [0.25] * 3)
     assert_refused(
-        (lambda: unknown.save(tmp_path / "other"), "should be built again by its class, which keeps its arguments")
+        (lambda: unknown.save(tmp_path / "other"), "should keep its constructor's arguments as attributes")
     )
     (tmp_path / "mine").mkdir()
     Path(tmp_path, "mine", "diary.txt").write_text("kept")
@@ -296,4 +296,4 @@ def test_a_guard_is_saved_with_its_threshold_and_a_network_of_memory_by_what_bui
         "regnet_y_400mf",
     ]
     local = type("Local", (CifarResNet,), {"__module__": "__main__"})
-    assert_refused((lambda: recipe_of(local(1)), "should stand in a module. Got Local, of a notebook"))
+    assert_refused((lambda: recipe_of(local(1)), "should have its class in a module. Got Local, defined in a notebook"))

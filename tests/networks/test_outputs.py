@@ -163,7 +163,7 @@ class Zero(nn.Module):
 @pytest.mark.parametrize("kind", PROBABILITIES)
 def test_probabilities_are_refused_and_give_the_logits_back(kind):
     network, name = PROBABILITIES[kind], kind.partition(",")[0]
-    with pytest.raises(Refusal, match=rf"Got outputs of {name}, of which .* write --model.outputs {name} to take"):
+    with pytest.raises(Refusal, match=rf"Got outputs of {name}, whose .* write --model.outputs {name} to take"):
         check_network(network, IMAGES, None)
     told = ClassificationTask(network, outputs=name).network
     check_network(told, IMAGES, None)
@@ -214,7 +214,7 @@ class Dropping(nn.Module):
 
 @pytest.mark.parametrize("network", [Drifting(), Dropping()])
 def test_a_network_that_answers_otherwise_in_a_second_call_is_refused_at_once(network):
-    with pytest.raises(Refusal, match=r"Got others in a second call, as where dropout is on"):
+    with pytest.raises(Refusal, match=r"Got others in a second call, e.g. because dropout is on"):
         check_network(network, IMAGES, None)
 
 

@@ -257,7 +257,7 @@ def test_weights_of_another_architecture_or_kind_are_refused(tmp_path):
     weight = ONE["fc.weight"]
     quantised = torch.quantize_per_tensor(weight, 0.1, 0, torch.qint8)
     for other in (weight.to(torch.int8), weight.bool(), weight.to(torch.complex64), quantised):
-        words = r"numbers of the network's kind, torch.float32 for `fc.weight`.*which is not cast"
+        words = r"numbers of the network's type, torch.float32 for `fc.weight`.*which cannot be cast"
         assert_refused(words, saved(ONE | {"fc.weight": other}, path))
 
 
