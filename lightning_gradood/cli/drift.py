@@ -41,7 +41,7 @@ def drift(
         figure: a PNG file for both distributions, or with --sequential for the evidence until now.
         overwrite: replace the figure if it exists.
     """
-    from lightning_gradood.core import Refusal
+    from lightning_gradood.core import Refusal, atomic_write
     from lightning_gradood.report import DriftStream, ScoredImages, drift_report, figure_bytes
 
     if alarm is not None and not 0 <= alarm < 1:
@@ -58,26 +58,17 @@ def drift(
         for line in stream.follow(new):
             sys.stdout.write(f"{line}\n")
             sys.stdout.flush()  # the stream may go on for long
-        if figure:
-            _write(Path(figure), figure_bytes(stream.figure()))
-        return ALARM if stream.test.alarm else 0
-    if len(new) > 1 or false_alarm is not None:
-        raise Refusal(
-            "Several tables, and `--false_alarm`, should stand with `--sequential STATE`. Name a file for the state."
-        )
-    overall, table, picture = drift_report(usual, ScoredImages.of_table(Path(new[0])))
-    sys.stdout.write(f"{table}\n")
+        raised = stream.test.alarm > 0
+    else:
+        if len(new) > 1 or false_alarm is not None:
+            raise Refusal("Several tables, and `--false_alarm`, should stand with `--sequential STATE`. Name its file.")
+        overall, table, picture = drift_report(usual, ScoredImages.of_table(Path(new[0])))
+        sys.stdout.write(f"{table}\n")
+        raised = alarm is not None and overall.distance > alarm and overall.p_value < _SIGNIFICANT
+        if raised:
+            sys.stdout.write(f"ALARM: the distance {overall.distance:.3f} is above {alarm:g}.\n")
     if figure:
-        _write(Path(figure), figure_bytes(picture))
-    if alarm is None or overall.distance <= alarm or overall.p_value >= _SIGNIFICANT:
-        return 0
-    sys.stdout.write(f"ALARM: the distance {overall.distance:.3f} is above {alarm:g}.\n")
-    return ALARM
-
-
-def _write(figure: Path, picture: bytes) -> None:
-    from lightning_gradood.core import atomic_write
-
-    with atomic_write(figure, "--figure") as file:
-        file.write(picture)
-    sys.stdout.write(f"figure: {figure}\n")
+        with atomic_write(Path(figure), "--figure") as file:
+            file.write(figure_bytes(stream.figure() if sequential else picture))
+        sys.stdout.write(f"figure: {figure}\n")
+    return ALARM if raised else 0

@@ -17,12 +17,9 @@ if TYPE_CHECKING:
     from lightning_gradood.guard import Guard
 
 _KINDS = {
-    "gradood_guard_info": "gauge",
-    "gradood_requests_waiting": "gauge",
-    "gradood_requests_total": "counter",
-    "gradood_images_total": "counter",
-    "gradood_request_seconds": "summary",
-    "gradood_p_value": "histogram",
+    **dict.fromkeys(("gradood_guard_info", "gradood_requests_waiting"), "gauge"),
+    **dict.fromkeys(("gradood_requests_total", "gradood_images_total"), "counter"),
+    **{"gradood_request_seconds": "summary", "gradood_p_value": "histogram"},
 }
 _INFO, _REQUESTS = 'gradood_guard_info{{guard="{}"}}', 'gradood_requests_total{{code="{}"}}'
 _WAITING, _OUTCOME = "gradood_requests_waiting", 'gradood_images_total{{outcome="{}"}}'

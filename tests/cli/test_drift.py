@@ -91,7 +91,10 @@ def test_what_cannot_be_compared_is_refused_in_a_sentence(capsys):
         (["broken.parquet"], "`broken.parquet` should be a readable table. Got "),
         (["notes.txt"], "`notes.txt` should end in .parquet, .csv, .jsonl."),
         (["none.parquet"], "Both tables should hold scored images. Got 10 in the reference and 0 new ones."),
-        (["usual.csv", "--alarm", "2"], "`--alarm` should be at least 0 and below 1, as it is a distance. Got `--alarm 2.0`."),
+        (
+            ["usual.csv", "--alarm", "2"],
+            "`--alarm` should be at least 0 and below 1, as it is a distance. Got `--alarm 2.0`.",
+        ),
         (["usual.csv", "--alarm", "nan"], "`--alarm` should be a number. Got nan."),
         (["usual.csv", "--figure", "old.png"], "Got `--figure old.png`, which exists. Add --overwrite."),
         (["usual.csv", "--figure", "old.png/a.png"], "`--figure` should be a place that can be written."),

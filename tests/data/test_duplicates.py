@@ -31,7 +31,9 @@ def test_copies_are_in_one_split_and_said(image_folder, said):
     alone = Path(image_folder("alone", {".": 1}))
     for row in range(9):
         shutil.copy(alone / "000.png", alone / f"copy{row}.png")
-    with pytest.raises(Refusal, match=r"enough images to fill every split.* Got `normal` with 10, 1 of them different\."):
+    with pytest.raises(
+        Refusal, match=r"enough images to fill every split.* Got `normal` with 10, 1 of them different\."
+    ):
         _ = ImageDataModule(str(alone)).sources.manifest
 
 

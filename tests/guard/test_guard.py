@@ -279,9 +279,7 @@ def test_a_guard_is_saved_with_its_threshold_and_a_network_of_memory_by_what_bui
     assert Guard.load(tmp_path / "found")(images(5)).scores.tobytes() == guard(images(5)).scores.tobytes()
     unknown = copy.copy(unnamed)
     unknown.network = Normalized(nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 4)), [0.5] * 3, [0.25] * 3)
-    assert_refused(
-        (lambda: unknown.save(tmp_path / "other"), "should keep its constructor's arguments as attributes")
-    )
+    assert_refused((lambda: unknown.save(tmp_path / "other"), "should keep its constructor's arguments as attributes"))
     (tmp_path / "mine").mkdir()
     Path(tmp_path, "mine", "diary.txt").write_text("kept")
     assert_refused((lambda: guard.save(tmp_path / "mine"), "`folder` should be new, empty, or that of an older guard"))
