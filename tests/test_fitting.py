@@ -154,7 +154,7 @@ def test_a_network_that_nothing_builds_again_is_guarded_in_this_process_and_anom
     assert {signal.getsignal(signal.SIGTERM)} == HANDLERS  # whoever stops the program stops it
     assert (guard.about.trained_on, guard.about.detector_name, len(guard.calibration)) == ("bright", "mlp", 12)
     assert (
-        "The guard works in this process and cannot be saved. A network that is saved should be"
+        "The guard works in this process and cannot be saved. A network that is saved should keep"
         in capsys.readouterr().err
     )
     assert_refused((lambda: guard.save("nowhere"), "Got torch.nn.Sequential, which does not"))
