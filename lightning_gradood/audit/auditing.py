@@ -243,7 +243,9 @@ class _Work:
         number, before, gains = len(best.images), best.reached(), list[list[int]]()
         ball = Ball(self.images[:number], radius, self.settings.norm)
         with self._frozen():
-            for rows in torch.split(best.open(torch.arange(number)), self.settings.batch_size):
+            left = best.open(torch.arange(number))
+            for first in range(0, len(left), self.settings.batch_size):
+                rows = left[first : first + self.settings.batch_size]
                 start, restarts = best.reached(), range(self.settings.restarts)
                 looks = (attack.run(best, ball, rows, one, self.settings.seed) for one in restarts)
                 gains.append([best.reached() - start for _ in chain.from_iterable(looks)])

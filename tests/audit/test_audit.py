@@ -92,7 +92,7 @@ def test_attackers_who_know_the_guard_reach_more_with_larger_changes_and_the_gua
 def test_attackers_hide_anomalous_images_and_raise_false_alarms(goal, tmp_path):
     guard, *_ = save(tmp_path, "mahalanobis_pp")
     pixels = images(8, seed=2) * 0.5 + 0.5 if goal == "hide" else images(8, seed=1)
-    found = guard.audit(pixels, settings=Audit(goal, attacks=SHORT, radii=(0.1,), rates=[0.05]))
+    found = guard.audit(pixels, settings=Audit(goal, attacks=SHORT, radii=(0.1, 0.9, 1.0), rates=[0.05]))
     assert {one["class_path"].rpartition(".")[2] for one in found.attacks} == {"Selective", "Queries"}
     assert found.share(0.1) > found.share(0.0, "none")
 
