@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from tabulate import tabulate
@@ -105,7 +106,7 @@ def main() -> None:
         target = replace(target, calibration=torch.cat(calibration).numpy())
     paths = sorted(image_paths(settings.images))
     paths = paths[:: max(1, len(paths) // settings.limit)][: settings.limit]
-    labels = torch.tensor([list(guards[0].about.classes).index(path.parent.name) for path in paths])
+    labels = torch.tensor([list(guards[0].about.classes).index(Path(path).parent.name) for path in paths])
 
     def verdict(images: Tensor) -> Judged:
         with evaluating(target.network):
