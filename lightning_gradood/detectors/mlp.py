@@ -38,10 +38,12 @@ class Inputs(Component):
             z₂, z₂ − z₃, log(1 − p₁), mean, standard deviation, z₁, z₂, z₃; `views`, how the logits change with the
             view, see `ViewsProbe`.
         label_designs: whose norms are read.
+        log_values: read log(norm + 1e-30) rather than norms.
     """
 
     names: Sequence[str]
     label_designs: Sequence[LabelDesign]
+    log_values: bool = True
 
     @cached_property
     def _probes(self) -> dict[str, list[Probe]]:
@@ -64,7 +66,7 @@ class Inputs(Component):
         parts = []
         for name, probes in self._probes.items():
             values = torch.cat([read.probe(probe.name) for probe in probes], dim=1)
-            if name == "norms":
+            if name == "norms" and self.log_values:
                 values = (values + LOG_FLOOR).log()
             parts.append(confidence(values) if name == "confidence" else values)
         return torch.cat(parts, dim=1)
@@ -120,7 +122,7 @@ class MLP(TrainedDetector):
     @cached_property
     def inputs(self) -> Inputs:
         """What is read."""
-        return Inputs(self.settings.inputs, self.label_designs)
+        return Inputs(self.settings.inputs, self.label_designs, self.settings.log_values)
 
     @property
     @override

@@ -83,7 +83,7 @@ def explain(guard: Guard, images: Tensor, heat: bool = False) -> list[Explanatio
                 [part.item() - usual[name] for name, part in parts.items()],
                 sum(usual.values()),
             )
-        elif isinstance(fitted, FittedMLP) and list(fitted.inputs.names) == ["norms"]:
+        elif isinstance(fitted, FittedMLP) and list(fitted.inputs.names) == ["norms"] and fitted.inputs.log_values:
             names, added = reading_names(guard), mlp_contributions(fitted.network, one.image, one.baseline).tolist()
         else:
             names, added = reading_names(guard), shapley_values(one.scores, one.image, one.baseline).tolist()

@@ -34,6 +34,7 @@ class MLPSettings:
         max_epochs: passes over the training split at most.
         patience: epochs without a lower validation loss after which training stops.
         batch_size: records per step.
+        log_values: read log(norm + 1e-30) rather than norms, which span many decades.
         whitening: standardised values are turned to their principal components, as norms of neighbouring layers are
             correlated, and each is divided by √(its variance + this number); a large number leaves their proportions,
             null leaves the values as they are.
@@ -48,6 +49,7 @@ class MLPSettings:
     max_epochs: PositiveInt = 100
     patience: PositiveInt = 10
     batch_size: PositiveInt = 128
+    log_values: bool = True
     whitening: FinitePositive | None = 1.0
     dropout: HalfOpenUnitInterval = 0.2
     inputs: list[Literal["norms", "features", "confidence", "views"]] = field(default_factory=lambda: ["norms"])

@@ -44,12 +44,14 @@ def test_it_learns_what_can_be_learnt_and_scores_are_logits():
     assert not np.array_equal(learnt(MLP([AllOnes()], SETTINGS), table, seed=1).score(test), scores)
 
 
-def test_norms_are_read_as_logarithms():
+def test_norms_are_read_as_logarithms_or_as_they_are():
     more = MLP([AllOnes()], MLPSettings(inputs=["norms", "confidence"]))
     assert [probe.name for probe in more.probes] == ["gradients/all_ones", "logits"]
     norms = np.array([[1e-5, 2.0], [0.0, 3.0]])
     table = Records.build(["a", "b"], source="normal", values={PROBE: norms})
     np.testing.assert_allclose(Inputs(["norms"], [AllOnes()]).values(TensorReadings.of(table)), np.log(norms + 1e-30))
+    raw = MLP([AllOnes()], MLPSettings(log_values=False)).inputs
+    np.testing.assert_array_equal(raw.values(TensorReadings.of(table)), norms)
 
 
 @pytest.mark.parametrize("model", ["linear", "deviations"])
