@@ -64,10 +64,8 @@ _MANY = 40  # Lightning's callbacks are fewer; there are hundreds of modules
 _LINE = "\n" + " " * 24
 _OF_SETTINGS = ("--trainer", "--model", "--data", "--detection", "--report", "--logging")
 _PYTORCH_OOD = "pytorch_ood.detector."
-_HUGGING_FACE, _FROM_PRETRAINED = (
-    "lightning_gradood.networks.hugging_face",
-    re.compile(r"transformers\.\w+\.from_pretrained"),
-)
+_HUGGING_FACE = "lightning_gradood.networks.hugging_face"
+_FROM_PRETRAINED = re.compile(r"transformers\.\w+\.from_pretrained")
 _TRAINED = ("max_epochs", "max_steps", "limit_train_batches", "accumulate_grad_batches", "check_val_every_n_epoch")
 _ROOMS = (data, detectors, gradients, networks, perturbations, tasks)
 KEYS = {  # ours: type, default and help

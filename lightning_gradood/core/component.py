@@ -33,12 +33,8 @@ PACKAGES = ("lightning_gradood", "torch", "torchvision", "timm")
 
 _COMPONENT = "component"  # among the metadata of a safetensors file
 _FUNCTIONS = ("lightning_gradood.networks.", "torchvision.models.", "timm.")  # functions there return networks
-_DOWNLOADS = (
-    "weights",
-    "weights_backbone",
-    "pretrained",
-    "pretrained_model_name_or_path",
-)  # arguments that fetch weights
+# arguments that fetch weights
+_DOWNLOADS = ("weights", "weights_backbone", "pretrained", "pretrained_model_name_or_path")
 _FILES = ("checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir")  # timm's, which read other files
 
 

@@ -78,11 +78,8 @@ def explain(guard: Guard, images: Tensor, heat: bool = False) -> list[Explanatio
         score, baseline = one.scores(np.stack([one.image, one.baseline])).tolist()
         parts, usual = guard.saved.detector.parts(fitted, one.record), guard.usual_parts
         if len(parts) > 1 and math.isclose(sum(part.item() for part in parts.values()), score):
-            names, added, baseline = (
-                [*parts],
-                [part.item() - usual[name] for name, part in parts.items()],
-                sum(usual.values()),
-            )
+            names, added = [*parts], [part.item() - usual[name] for name, part in parts.items()]
+            baseline = sum(usual.values())
         elif isinstance(fitted, FittedMLP) and list(fitted.inputs.names) == ["norms"] and fitted.inputs.log_values:
             names, added = reading_names(guard), mlp_contributions(fitted.network, one.image, one.baseline).tolist()
         else:

@@ -143,14 +143,12 @@ class GuardSummary:
         """Warn of a guard that is not clearly better than chance, by mean AUROC and interval; empty for a better one."""
         tested = [[one["test/auroc"], *_interval(one)] for one in self.metrics.values() if "test/auroc" in one]
         mean, low, high = np.mean(tested, axis=0) if tested else [math.nan] * 3
+        if not low <= 0.5:
+            return ""
         return (
-            ""
-            if not low <= 0.5
-            else (
-                f"Warning: the guard is not clearly better than chance: its mean AUROC on `test` is {percent(mean)} % "
-                f"{brackets(low, high)}, that of chance 50 %. Try other detectors (--detection.preset no_anomalies), other label "
-                "designs, or a more accurate classifier before you use it."
-            )
+            f"Warning: the guard is not clearly better than chance: its mean AUROC on `test` is {percent(mean)} % "
+            f"{brackets(low, high)}, that of chance 50 %. Try other detectors (--detection.preset no_anomalies), other label "
+            "designs, or a more accurate classifier before you use it."
         )
 
     @property

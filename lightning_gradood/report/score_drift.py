@@ -24,16 +24,8 @@ from lightning_gradood.report.tables import Table, brackets
 _ROWS = 1000  # of standard input, after which the state is written
 _RATE = 0.01  # of false alarms, by default
 _HEADS = (
-    "images",
-    "reference",
-    "new",
-    "flagged, reference",
-    "flagged, new",
-    "95 % interval",
-    "distance",
-    "p",
-    "effect",
-)
+    "images", "reference", "new", "flagged, reference", "flagged, new", "95 % interval", "distance", "p", "effect",
+)  # fmt: skip
 _NOTES = (
     "distance = Kolmogorov and Smirnov's, the largest difference of the two cumulative distributions of scores; p: its p-value.\n"
     "effect = P(new > reference) - P(new < reference): above 0 new images are more anomalous."
