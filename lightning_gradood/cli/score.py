@@ -228,7 +228,7 @@ def _summary(counts: Counter[str], guard: "Guard", discovery: float | None = Non
         expected = guard.class_thresholds.false_positive_rate
     return (
         f"{number} images scored{left}: {counts['flagged']} flagged, {share:.1f} % [{low:.1f}, {high:.1f}]; if all "
-        f"were normal, expect at most {expected * number:.0f} false alarms, {100 * expected:.3g} %."
+        f"were normal, expect at most {expected * number:.{int(expected * number < 1)}f} false alarms, {100 * expected:.3g} %."
     )
 
 
