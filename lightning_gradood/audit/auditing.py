@@ -58,6 +58,7 @@ class Reached:
         attack, radius: its name, and the largest change.
         shares: of images that reached the goal, by the false-positive rate at which the guard flags.
         intervals: 95 % of each share (Clopper and Pearson).
+        misclassified: share of images, flagged or not, whose class is not the label.
         auroc: of attacked images against the clean ones; near or below 0.5 the score tells nothing of the attack.
         by_step: share at the largest rate after each look of the attack.
     """
@@ -66,6 +67,7 @@ class Reached:
     radius: float
     shares: Mapping[str, float]
     intervals: Mapping[str, tuple[float, float]]
+    misclassified: float
     auroc: float | None
     by_step: Sequence[float] = ()
 
@@ -275,8 +277,7 @@ class _Work:
         """Which images have reached the goal, bool [N]."""
         if self.settings.goal == "alarm":
             return np.asarray(found.scores > threshold)
-        wrong = found.predictions != self.labels.cpu().numpy()
-        return np.asarray((found.scores <= threshold) & (wrong | (self.settings.goal == "hide")))
+        return np.asarray((found.scores <= threshold) & (self._wrong(found) | (self.settings.goal == "hide")))
 
     def row(self, name: str, radius: float, found: Judged) -> Reached:
         """The shares of one attack at one radius."""
@@ -285,9 +286,11 @@ class _Work:
         if name != _CLEAN:
             area = auroc(np.concatenate([self.clean.scores, found.scores]), np.repeat([0, 1], number))
         shares = {rate: count / number for rate, count in counts.items()}
-        return Reached(
-            name, radius, shares, {rate: binomial_interval(count, number) for rate, count in counts.items()}, area
-        )
+        intervals = {rate: binomial_interval(count, number) for rate, count in counts.items()}
+        return Reached(name, radius, shares, intervals, float(self._wrong(found).mean()), area)
+
+    def _wrong(self, found: Judged) -> np.ndarray:
+        return np.asarray(found.predictions != self.labels.cpu().numpy())
 
     def checks(self, rows: Sequence[Reached]) -> Iterator[Check]:
         """Signs that the attacks are as strong as they should be, at the largest radius."""

@@ -13,14 +13,19 @@ _ABOUT = {"evade": "misclassified and not flagged, %", "hide": "not flagged, %",
 
 def card_table(card: Robustness) -> Table:
     """What each attack reached at each radius."""
-    rates = list(card.rows[0].shares)
+    rates, errs = list(card.rows[0].shares), card.goal == "evade"
     rows = [
-        [one.attack, f"{one.radius:.4f}", *(percent(one.shares[rate]) for rate in rates), percent(one.auroc)]
+        [
+            one.attack,
+            f"{one.radius:.4f}" if one.radius else ABSENT,
+            *(percent(one.shares[rate]) for rate in rates),
+            *([percent(one.misclassified)] if errs else []),
+            percent(one.auroc),
+        ]
         for one in sorted(card.rows, key=lambda one: one.radius)
     ]
-    heads = [f"{card.goal}, %, at {100 * float(rate):g} % false alarms" for rate in rates]
-    rows = [[name, ABSENT if name == "none" else radius, *others] for name, radius, *others in rows]
-    return Table(["attack", "eps", *heads, "AUROC, %"], rows)
+    heads = [f"{card.goal} at {100 * float(rate):g} % false alarms, %" for rate in rates]
+    return Table(["attack", "eps", *heads, *(["misclassified, %"] if errs else []), "AUROC, %"], rows)
 
 
 def card_figure(card: Robustness) -> Figure:

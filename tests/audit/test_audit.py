@@ -71,7 +71,11 @@ def test_attackers_who_know_the_guard_reach_more_with_larger_changes_and_the_gua
     assert found.share(0.1) >= 0.75
     assert found.share(1e-4) <= 0.25
     by = {(one.attack, one.radius): one for one in found.rows}
-    assert by["none", 0.0].shares == {"0.05": 0.0}  # all are predicted as labelled
+    assert (by["none", 0.0].shares, by["none", 0.0].misclassified) == (
+        {"0.05": 0.0},
+        0.0,
+    )  # all are predicted as labelled
+    assert all(one.misclassified >= one.shares["0.05"] for one in found.rows)
     assert by["joint", 0.1].by_step[0] >= by["joint", 1e-4].by_step[-1]  # what is found in a ball is in larger ones
     for radius in (1e-4, 0.1):
         best = max(by[one.name, radius].shares["0.05"] for one in SHORT)
