@@ -115,9 +115,13 @@ def _together(words: Sequence[str], spelling: Mapping[str, Mapping[str, Any]]) -
     listed, flags, before = list[str](), list[str](), ""
     for word in words:
         known = {"--help": SWITCH, "--": {}}.get(before, spelling.get(before[2:], {}))
-        value = before and known != SWITCH and (known.get("nargs") != "?" or word.isdecimal())
-        (flags if value or word.startswith("--") else listed).append(word)
-        before = word if word.startswith("--") and "=" not in word and not value else ""
+        several, flag = known.get("nargs") == "+", word.startswith("--")
+        value = (
+            before and known != SWITCH and (word.isdecimal() if known.get("nargs") == "?" else not (several and flag))
+        )
+        (flags if value or flag else listed).append(word)
+        if not (value and several):  # which takes all words up to the next flag
+            before = word if flag and "=" not in word and not value else ""
     return list(words) if "--" in words else [*listed, *flags]
 
 

@@ -112,7 +112,7 @@ def test_what_cannot_be_exported_is_refused_with_what_stands_in_the_way(tmp_path
         (lambda: export_guard(guards["gradient_knn"], few), "Got `gradient_knn`, which reads gradients/uniform."),
         (lambda: export_guard(guards["lid"], few), "Got `lid`, which has a FittedLID, whose score"),
         (lambda: export_guard(branch, few), "cannot, in `last`, a Branch"),
-        (lambda: export_guard(special, few), "Got prims.bessel_j0 in `last`, a Special, which has none"),
+        (lambda: export_guard(special, few), "Got prims.bessel_j0 in `last`, a Special, which it lacks"),
     )
     monkeypatch.setattr(onnx_file, "find_spec", lambda name: None if name == "onnxscript" else name)
     assert_refused((lambda: export_guard(guards["energy"], few), "Got no onnxscript."))
