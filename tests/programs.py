@@ -80,6 +80,7 @@ def _become(command, folder, environment, pipes):
     for number, pipe in enumerate(pipes, 1):
         os.dup2(pipe.fileno(), number)
         pipe.close()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs, tests among them, ignore it
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)
