@@ -84,8 +84,8 @@ class Best:
         self.images[rows[better]] = images.detach()[better.to(images.device)]
 
     def open(self, rows: Tensor) -> Tensor:
-        """Those of the rows for which more can be wished."""
-        return rows[self.losses[rows] >= self.settled_below]
+        """Places in `rows` of those that are not settled, int64 [n]."""
+        return torch.where(self.losses[rows] >= self.settled_below)[0]
 
     def reached(self) -> int:
         """How many images have reached the goal at the target's threshold."""
@@ -154,7 +154,7 @@ class _Walk(Attack):
         """Walk with a weight of the score for each image [N]; return which were misclassified on the way."""
         wrong = torch.zeros(len(rows), dtype=torch.bool)
         for step in range(self.steps + 1):
-            (left,) = torch.where(torch.isin(rows, best.open(rows)))
+            left = best.open(rows)
             if len(left):
                 part = images[left].detach().requires_grad_()
                 found = best.target.follow(part)
@@ -266,7 +266,7 @@ class Queries(Attack):
         streams = [image_generator(seed, f"{row}/{restart}/queries") for row in rows.tolist()]
         images, losses = ball.random(rows, f"{restart}/audit", seed), torch.full((len(rows),), torch.inf).double()
         for number in range(self.queries + 1):
-            (left,) = torch.where(torch.isin(rows, best.open(rows)))
+            left = best.open(rows)
             if len(left):
                 share = self.largest * (1 - (number - 1) / self.queries) ** 2
                 tried = images[left]
