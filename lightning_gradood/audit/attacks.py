@@ -76,12 +76,13 @@ class Best:
         self.settled_below = -abs(float(wished) - target.threshold) / target.spread
         self.note(torch.arange(len(images)), images, target.judge(images))
 
-    def note(self, rows: Tensor, images: Tensor, found: Judgement) -> None:
-        """Keep those images that are better than what these rows have."""
-        losses = self.loss(rows, found)
+    def note(self, rows: Tensor, images: Tensor, found: Judgement) -> Tensor:
+        """Keep those images that are better than what these rows have; return the losses of all, float64 [n]."""
+        losses = self._loss(rows, found)
         better = losses < self.losses[rows]
         self.losses[rows[better]] = losses[better]
         self.images[rows[better]] = images.detach()[better.to(images.device)]
+        return losses
 
     def open(self, rows: Tensor) -> Tensor:
         """Places in `rows` of those that are not settled, int64 [n]."""
@@ -91,7 +92,7 @@ class Best:
         """How many images have reached the goal at the target's threshold."""
         return int((self.losses < 0).sum())
 
-    def loss(self, rows: Tensor, found: Judgement) -> Tensor:
+    def _loss(self, rows: Tensor, found: Judgement) -> Tensor:
         """Below 0 where the goal is reached, lower = better, float64 [N]; units of the spread of normal scores."""
         over = (found.scores.detach() - self.target.threshold) / self.target.spread
         if self.goal == "alarm":
@@ -272,9 +273,7 @@ class Queries(Attack):
                 tried = images[left]
                 if number:
                     tried = _with_squares(ball.part(rows[left]), tried, share, [streams[one] for one in left.tolist()])
-                found = best.target.judge(tried)
-                best.note(rows[left], tried, found)
-                new = best.loss(rows[left], found)
+                new = best.note(rows[left], tried, best.target.judge(tried))
                 better = new < losses[left]
                 losses[left[better]], images[left[better]] = new[better], tried[better.to(tried.device)]
             yield
