@@ -159,7 +159,7 @@ class Audit(Component):
     attacks: Sequence[Attack] = ATTACKS
     restarts: PositiveInt = 1
     rates: Sequence[OpenUnitInterval] = ()
-    batch_size: PositiveInt = 32
+    batch_size: PositiveInt = 8
     seed: Seed = 0
 
     def __post_init__(self) -> None:

@@ -15,7 +15,6 @@ from lightning_gradood.core import Refusal, keeping_graphs, to_float64
 from lightning_gradood.detectors import Fitted, TensorReadings, score_in_blocks
 from lightning_gradood.metrics import conformal_threshold
 from lightning_gradood.probes import Probe, read_probes
-from lightning_gradood.records import NORMAL, Records
 
 
 class Judgement(NamedTuple):
@@ -80,11 +79,9 @@ class Target:
         """Judge images without a graph, whatever the detector, as `Guard.__call__` does."""
         with torch.no_grad():
             reading = read_probes(self.probes, self.network, images)
-        logits = to_float64(reading.logits).cpu()
-        values = {name: one.detach().cpu().numpy() for name, one in reading.values.items()}
-        ids = [f"image/{row}" for row in range(len(images))]
-        records = Records.build(ids, source=NORMAL, values=values, prediction=logits.argmax(dim=1).tolist())
-        return Judgement(logits, torch.from_numpy(score_in_blocks(self.fitted, records)))
+        return Judgement(
+            to_float64(reading.logits).cpu(), torch.from_numpy(score_in_blocks(self.fitted, reading.records()))
+        )
 
 
 def margins(logits: Tensor, labels: Tensor) -> Tensor:

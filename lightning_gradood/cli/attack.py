@@ -34,7 +34,7 @@ def attack(
     steps: PositiveInt = 100,
     restarts: PositiveInt = 1,
     limit: PositiveInt = 200,
-    batch_size: PositiveInt = 32,
+    batch_size: PositiveInt = 8,
     seed: int = 0,
     overwrite: bool = False,
     device: str = "cpu",
@@ -54,7 +54,7 @@ def attack(
         steps: of each walk; queries asks five times as often.
         restarts: times that each attack looks.
         limit: images that are attacked, the first of each place in turn.
-        batch_size: images attacked together.
+        batch_size: images attacked together, which bounds the memory.
         seed: of random starts.
         overwrite: replace the guard's card.
         device: where the network runs, e.g. cuda.

@@ -55,7 +55,7 @@ from lightning_gradood.guard.scoring import FileVerdict, ImageFiles, Verdict, sc
 from lightning_gradood.guard.showing import GuardReport, facts, table_html
 from lightning_gradood.metrics import ClassThresholds, conformal_p_values, conformal_threshold, needed_images
 from lightning_gradood.probes import Probe, read_probes
-from lightning_gradood.records import NORMAL, Records, normal_records
+from lightning_gradood.records import Records, normal_records
 
 _UNFIT = (ArithmeticError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError)
 
@@ -367,15 +367,7 @@ class Guard:
         with self._lock, torch.inference_mode(False):
             batch = as_float(images.detach().to(self.device).clone()).float()
             reading = read_probes(self.probes, self.network, batch)
-            logits = reading.logits.detach().cpu().double()
-        values = {probe.name: reading.values[probe.name].detach().cpu().numpy() for probe in self.probes}
-        records = Records.build(
-            [f"image/{row}" for row in range(len(images))],
-            source=NORMAL,
-            values=values,
-            prediction=logits.argmax(dim=1).tolist(),
-        )
-        return records, logits.softmax(dim=1).amax(dim=1).numpy()
+        return reading.records(), reading.logits.cpu().double().softmax(dim=1).amax(dim=1).numpy()
 
 
 def save_guard(guard: Guard, folder: Path, images: Tensor) -> Guard:

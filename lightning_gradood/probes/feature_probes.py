@@ -21,6 +21,7 @@ from lightning_gradood.core import (
 from lightning_gradood.gradients import norms_with_graph, probe_gradients
 from lightning_gradood.probes.feature_layers import PENULTIMATE, feature_layer_moments, feature_layer_names
 from lightning_gradood.probes.probe import GradientProbe, LogitsProbe, Probe, SharedLogitsProbe
+from lightning_gradood.records import NORMAL, Records
 
 
 class FeatureLayerProbe(Probe):
@@ -158,6 +159,14 @@ class ProbeReadings:
     values: dict[str, Tensor]
     names: dict[str, list[str]]
     logits: Tensor
+
+    def records(self) -> Records:
+        """The values, without a graph, as records of normal images `image/0`, `image/1`, … and their predicted classes."""
+        values = {name: one.detach().cpu().numpy() for name, one in self.values.items()}
+        predictions = self.logits.argmax(dim=1).tolist()
+        return Records.build(
+            [f"image/{row}" for row in range(len(predictions))], source=NORMAL, values=values, prediction=predictions
+        )
 
 
 def read_probes(probes: Sequence[Probe], network: nn.Module, images: Tensor) -> ProbeReadings:
