@@ -41,9 +41,9 @@ WRITING = {
 }  # fmt: skip
 # Lines of a room. A commit that needs more raises the number here, and says why.
 BUDGET = {
-    "__init__": 27, "__main__": 3, "audit": 797, "cli": 2439, "core": 1715, "data": 2134, "detectors": 4096,
-    "evaluation": 1156, "extraction": 910, "fitting": 228, "gradients": 3124, "guard": 1842, "metrics": 852,
-    "networks": 1328, "perturbations": 1728, "preflight": 71, "probes": 751, "records": 635, "report": 3316,
+    "__init__": 27, "__main__": 3, "audit": 795, "cli": 2439, "core": 1715, "data": 2134, "detectors": 4096,
+    "evaluation": 1156, "extraction": 910, "fitting": 228, "gradients": 3124, "guard": 1834, "metrics": 852,
+    "networks": 1328, "perturbations": 1728, "preflight": 71, "probes": 760, "records": 635, "report": 3316,
     "tasks": 656, "trainer": 276,
 }  # fmt: skip
 

@@ -59,7 +59,8 @@ class Reached:
         shares: of images that reached the goal, by the false-positive rate at which the guard flags.
         intervals: 95 % of each share (Clopper and Pearson).
         misclassified: share of images, flagged or not, whose class is not the label.
-        auroc: of attacked images against the clean ones; near or below 0.5 the score tells nothing of the attack.
+        auroc: of attacked images against the clean ones, for `hide` against calibration images; near or below 0.5 the score
+            tells nothing of the attack.
         by_step: share at the largest rate after each look of the attack.
     """
 
@@ -282,9 +283,10 @@ class _Work:
     def row(self, name: str, radius: float, found: Judged) -> Reached:
         """The shares of one attack at one radius."""
         counts = {rate: int(self.reached(found, threshold).sum()) for rate, threshold in self.thresholds.items()}
-        number, area = len(self.images), None
-        if name != _CLEAN:
-            area = auroc(np.concatenate([self.clean.scores, found.scores]), np.repeat([0, 1], number))
+        number, area, hiding = len(self.images), None, self.settings.goal == "hide"
+        if name != _CLEAN or hiding:
+            normal = self.target.calibration if hiding else self.clean.scores
+            area = auroc(np.concatenate([normal, found.scores]), np.repeat([0, 1], [len(normal), number]))
         shares = {rate: count / number for rate, count in counts.items()}
         intervals = {rate: binomial_interval(count, number) for rate, count in counts.items()}
         return Reached(name, radius, shares, intervals, float(self._wrong(found).mean()), area)

@@ -2,10 +2,12 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from asserts import assert_refused
 from guards import DETECTORS, images, network, save
+from sklearn.metrics import roc_auc_score
 
 from lightning_gradood.audit import Audit, Ball, Joint, Orthogonal, Queries, Robustness, Selective, Target
 from lightning_gradood.gradients import AllOnes, Predicted, norms_with_graph, squared_gradient_norms
@@ -99,6 +101,12 @@ def test_attackers_hide_anomalous_images_and_raise_false_alarms(goal, tmp_path):
     found = guard.audit(pixels, settings=Audit(goal, attacks=SHORT, radii=(0.1, 0.9, 1.0), rates=[0.05]))
     assert {one["class_path"].rpartition(".")[2] for one in found.attacks} == {"Selective", "Queries"}
     assert found.share(0.1) > found.share(0.0, "none")
+    areas = {one.attack: one.auroc for one in found.rows if one.radius in (0.0, 0.1)}
+    if goal == "hide":  # against normal images, before and after
+        assert areas["none"] == roc_auc_score(
+            np.repeat([0, 1], [len(guard.calibration), 8]), [*guard.calibration, *guard(pixels).scores]
+        )
+        assert areas["all"] < areas["none"]
 
 
 def test_an_audit_that_is_too_weak_says_so(tmp_path):
