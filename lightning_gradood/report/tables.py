@@ -52,14 +52,18 @@ class Table:
 
 
 def _lines(heads: Sequence[str], rows: Sequence[Any], words: int, most: int = 100) -> list[str]:
-    """Lay out a table for the terminal; heads, then names, are broken so that numbers stay within `most` characters."""
-    cells = [row for row in rows if row != SEPARATING_LINE]
-    own = [max((len(row[place]) for row in cells), default=1) for place in range(len(heads))]
+    """Lay out a table for the terminal; heads, then names, else numbers before a bracket, are broken for `most` characters."""
+    cells, columns = [row for row in rows if row != SEPARATING_LINE], range(len(heads))
+    own = [max((len(row[place]) for row in cells), default=1) for place in columns]
+    parts = [max((len(part) for row in cells for part in row[place].split(" (")), default=1) + 1 for place in columns]
     widths = [max(width, *map(len, head.split("\n"))) for head, width in zip(heads, own, strict=True)]
-    pieces = [min(_SHORTEST, max(map(len, re.split(r"\s|(?<=-)", head)))) for head in heads]
-    own = [min(width, _SHORTEST) for width in own[:words]] + own[words:]
-    least = [max(piece, width) for piece, width in zip(pieces, own, strict=True)]
-    excess = sum(widths) + 2 * (len(widths) - 1) - most
+    heading = [min(_SHORTEST, max(map(len, re.split(r"\s|(?<=-)", head)))) for head in heads]
+    names, gaps = [min(width, _SHORTEST) for width in own[:words]], 2 * (len(widths) - 1)
+    for least in (names + own[words:], own[:words] + parts[words:], names + parts[words:]):
+        least = [max(pair) for pair in zip(heading, least, strict=True)]
+        if sum(least) + gaps <= most:
+            break
+    excess = sum(widths) + gaps - most
     for _ in range(excess):
         if wide := [place for place, width in enumerate(widths) if width > least[place]]:
             widths[max(wide, key=lambda place: (place >= words, widths[place]))] -= 1
