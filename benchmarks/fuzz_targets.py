@@ -137,7 +137,7 @@ def image(folder: Path) -> Target:
 
 
 def records(folder: Path) -> Target:
-    """Shards, entries, states and tables of scores; checksums are made to fit, so that what lies behind them is reached."""
+    """Shards, states and tables of scores; checksums are made to fit, so that what lies behind them is reached."""
     import safetensors.torch
 
     from lightning_gradood.records import (
@@ -147,12 +147,12 @@ def records(folder: Path) -> Target:
         write_columns,
         write_rows,
     )
+    from lightning_gradood.records.cache import _FORMAT
 
     ids, cache = [f"a/{row}" for row in range(6)], RecordCache(folder / "cache")
     cache.write_shard(
         "k" * 64, Records.build(ids, source="a", values={"norms": np.ones((6, 2))}, names={"norms": ["w", "b"]})
     )
-    cache.commit("k" * 64, ids, {})
     entry = folder / "cache" / ("k" * 64)
     (shard,) = entry.glob("*.parquet")
     cache.write_state("s" * 64, {"means": torch.rand(3, 4)})
@@ -161,29 +161,20 @@ def records(folder: Path) -> Target:
     for suffix in ("csv", "jsonl"):
         row = {"path": "a", "score": 1.0, "flagged": True}
         write_rows([row], {name: type(value) for name, value in row.items()}, folder / f"t.{suffix}")
-    about = json.loads((entry / "entry.json").read_text())
     files = {name: (folder / f"t.{name}").read_bytes() for name in ("parquet", "csv", "jsonl")}
     files |= {"shard": shard.read_bytes(), "state": state.read_bytes()}
-    sealed = f"{about['format']}/{'k' * 64}/".encode()
+    shard.unlink()
     drawn = [st.tuples(st.just(kind), damaged([content])) for kind, content in files.items()]
 
     def read(case: tuple[str, Any]) -> None:
         kind, content = case
-        if kind == "entry":
-            content = dict(content) if isinstance(content, dict) else {"": content}
-            with suppress(ValueError, TypeError):
-                from lightning_gradood.records import entry_key
-
-                content["digest"] = entry_key({name: value for name, value in content.items() if name != "digest"})
-            (entry / "entry.json").write_text(json.dumps(content))
-            RecordCache(folder / "cache").read("k" * 64)
-        elif kind == "shard":
-            name = f"{hashlib.sha256(sealed + content).hexdigest()}.parquet"
-            (entry / name).write_bytes(content)
-            other = about | {"shards": [name]}
-            other.pop("digest")
-            read(("entry", other))
-            (entry / name).unlink()
+        if kind == "shard":
+            path = entry / f"{hashlib.sha256(f'{_FORMAT}/{entry.name}/'.encode() + content).hexdigest()}.parquet"
+            path.write_bytes(content)
+            try:
+                RecordCache(folder / "cache").read(entry.name, ids)
+            finally:
+                path.unlink()
         elif kind == "state":
             state.write_bytes(content)
             cache.read_state("s" * 64)
@@ -195,7 +186,7 @@ def records(folder: Path) -> Target:
             if kind == "parquet":
                 read_rows(path)
 
-    return st.one_of(*drawn, st.tuples(st.just("entry"), edited([about]))), read
+    return st.one_of(*drawn), read
 
 
 def guard(folder: Path) -> Target:

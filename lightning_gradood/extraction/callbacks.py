@@ -37,8 +37,8 @@ class ProbeCallback(pl.Callback):
 
     Add it to any Lightning Trainer and call `trainer.predict(task, datamodule=...)`, with an `ImageDataModule` and a
     task that has its classifier as `network`. The first process plans, so that all agree; each process perturbs and
-    reads its images on the bare network, in float32 and without collectives, and writes records keyed by image id;
-    entries become visible when all have finished. Once `predict` has begun, `reader` holds the network and the plan.
+    reads its images on the bare network, in float32 and without collectives, and writes records keyed by image id.
+    Once `predict` has begun, `reader` holds the network and the plan.
 
     Reading comes before the task's `predict_step`, which may return its `logits`, as that of `ClassificationTask` does.
 
@@ -185,10 +185,6 @@ class ProbeCallback(pl.Callback):
         for rank, (images, seconds) in enumerate(gathered((self._images, self._seconds))):
             if images:
                 LOG.info("process %d: %d images in %.1f s, %.1f images/s", rank, images, seconds, images / seconds)
-        if trainer.is_global_zero:
-            for entry in self.reader.plan.missing:
-                self.cache.commit(entry.key, ids_of(self.reader.data, entry.source), entry.description)
-        trainer.strategy.barrier("records visible")
 
     @override
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:

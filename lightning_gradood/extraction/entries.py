@@ -45,7 +45,7 @@ class Plan:
 
     Args:
         entries: all that the experiment needs.
-        rows: key of each incomplete entry to the rows of its origin that are to be read, ascending.
+        rows: key of each incomplete entry to the rows of its origin that are to be read, ascending; at least one.
         pixels: perturbed source to the key of its images, where an earlier run has stored them in float32.
     """
 
@@ -76,7 +76,6 @@ class Plan:
         return {
             origin: np.concatenate([rows, rows[:1].repeat(max(processes - len(rows), 0))])
             for origin, rows in wanted.items()
-            if len(rows)
         }
 
 
@@ -127,9 +126,9 @@ def make_plan(network: nn.Module, data: ImageDataModule, probes: Sequence[Probe]
     ]
     pixels = {source: entry(source, PIXELS).key for source in made}
     cache.mend([*(one.key for one in entries), *pixels.values()])
-    ids = {source: ids_of(data, source) for source in (*images, *made)}
-    rows = {one.key: _rows_to_read(one, data, cache) for one in entries if not cache.has(one.key, ids[one.source])}
-    return Plan(entries, rows, {source: key for source, key in pixels.items() if cache.has(key, ids[source])})
+    rows = {one.key: found for one in entries if len(found := _rows_to_read(one, data, cache))}
+    kept = {source: key for source, key in pixels.items() if cache.done(key).issuperset(ids_of(data, source))}
+    return Plan(entries, rows, kept)
 
 
 def _rows_to_read(entry: CacheEntry, data: ImageDataModule, cache: RecordCache) -> NDArray[np.int64]:
@@ -145,10 +144,8 @@ def ids_of(data: ImageDataModule, source: str) -> list[str]:
     return [data.sources.loaded[source].ids[row] for row in data.sources.rows_of(source)]
 
 
-def read_records(
-    cache: RecordCache, entries: Sequence[CacheEntry], source: str, ids: Sequence[str] | None = None
-) -> Records:
-    """Read all probes of one source, joined; of `ids` alone, where the cache holds more."""
+def read_records(cache: RecordCache, entries: Sequence[CacheEntry], source: str, ids: Sequence[str]) -> Records:
+    """Read all probes of these images of one source, joined."""
     return reduce(Records.join, (cache.read(entry.key, ids) for entry in entries if entry.source == source))
 
 

@@ -9,12 +9,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -25,16 +24,15 @@ from lightning_gradood.core import (
     atomic_write,
     first_line,
     pack,
-    read_json,
     say,
     unpack,
     writing_refused,
 )
 from lightning_gradood.records.table import Records, read_table
 
-_FORMAT = 3  # of shards and entries; part of every seal
+_FORMAT = 3  # of shards and states; part of every seal
 _FLAG = "--cache_dir"
-_ENTRY, _DIGEST = "entry.json", "digest"  # lists an entry's shards; the digest of its other content
+_SHARDS, _STATES = "*.parquet", "*.safetensors"
 _SHOWN = 5  # damaged files that are named one by one
 
 
@@ -61,7 +59,7 @@ def entry_key(ingredients: Mapping[str, object]) -> str:
 
 
 class RecordCache:
-    """Entries of records by key: `<folder>/<key>/`, holding Parquet shards, and `entry.json` once they are complete.
+    """Entries of records by key: `<folder>/<key>/`, holding Parquet shards.
 
     An interrupted run finds its shards again (`done`) and probes only the missing images, and so does one that wants more
     images than another. Several processes and runs may write the same entry: rows written twice are equal and read
@@ -73,29 +71,32 @@ class RecordCache:
         self.folder = Path(folder)
         self._checked: set[tuple[object, ...]] = set()  # files that were compared, as they were then
 
-    def has(self, key: str, ids: Collection[str] = ()) -> bool:
-        """Whether the entry is complete, and holds these images."""
-        if not (self.folder / key / _ENTRY).is_file():
-            return False
-        tables = (self._table(path, key, columns=["id"]) for path in self._listed(key)) if ids else ()
-        return {*ids} <= set[str]().union(*(table["id"].to_pylist() for table in tables))
-
-    def read(self, key: str, ids: Collection[str] | None = None) -> Records:
-        """Read a complete entry, or of it the records of `ids`, sorted by id; a missing or damaged one is refused."""
-        found = Records.concatenate([Records(self._table(path, key)) for path in self._listed(key)]).by_id()
-        return found if ids is None or len(ids) == len(found) else found.keep(np.isin(found.column("id"), [*ids]))
+    def read(self, key: str, ids: Sequence[str]) -> Records:
+        """Read the records of these images, sorted by id; missing ones and a damaged shard are refused."""
+        parts = [Records(self._table(path, key)) for path in self._files(key, _SHARDS)]
+        if missing := set(ids).difference(*(part.ids for part in parts)):
+            raise Refusal(
+                f"The records in {self.folder / key} should hold all {len(ids)} images. Got none for {len(missing)} of "
+                f"them, such as {min(missing)}. Run the same command again: it probes only those."
+            )
+        found = Records.concatenate(parts).by_id()
+        return found.keep(pc.is_in(found.table["id"], pa.array(ids, pa.string())).to_numpy())
 
     def rows(self, key: str, ids: Sequence[str]) -> Records:
-        """Read the records of some images of a complete entry, in the order of `ids`, without loading all of it."""
+        """Read the records of some images, in the order of `ids`, without loading all of the entry."""
         wanted = pc.field("id").isin(list(ids))
-        parts = [Records(self._table(path, key, filters=wanted)) for path in self._listed(key)]
+        parts = [Records(self._table(path, key, filters=wanted)) for path in self._files(key, _SHARDS)]
         found = Records.concatenate(parts).by_id()
         place = {name: row for row, name in enumerate(found.ids)}
         return found.at([place[name] for name in ids])
 
     def done(self, key: str) -> set[str]:
-        """Ids whose records are there, also of an unfinished entry."""
-        return set[str]().union(*self._intact(key).values())
+        """Ids whose records are there; damaged shards are passed over."""
+        found = set[str]()
+        for path in self._files(key, _SHARDS):
+            with suppress(Damaged):
+                found |= {*self._table(path, key, columns=["id"])["id"].to_pylist()}
+        return found
 
     def write_shard(self, key: str, records: Records) -> None:
         """Add records to an entry; on a full disk refuses, and the next run uses what was written before."""
@@ -103,40 +104,18 @@ class RecordCache:
         pq.write_table(records.table.replace_schema_metadata(None), content)
         self._write_sealed(key, memoryview(content.getvalue()), ".parquet")
 
-    def commit(self, key: str, ids: Sequence[str], description: Mapping[str, object]) -> None:
-        """Make the entry complete, or larger; called by one process once all have written their shards.
-
-        Args:
-            ids: the images it must hold; a missing one is refused.
-            description: JSON-able text of what the entry was computed from.
-        """
-        if self.has(key, ids):
-            return
-        shards = self._intact(key)
-        missing = set(ids).difference(*shards.values())
-        if missing:
-            raise Refusal(
-                f"The records in {self.folder / key} should hold all {len(ids)} images. Got none for {len(missing)} of "
-                f"them, such as {min(missing)}. Run the same command again: it probes only those."
-            )
-        rows = len(set[str]().union(*shards.values()))
-        about = {"format": _FORMAT, "key": key, "rows": rows, "description": dict(description), "shards": list(shards)}
-        with atomic_write(self.folder / key / _ENTRY, _FLAG) as file:
-            file.write(json.dumps(about | {_DIGEST: entry_key(about)}, indent=1, sort_keys=True).encode())
-
     def mend(self, keys: Collection[str]) -> bool:
-        """Name and delete damaged files of entries and states, and return whether there were any.
-
-        An entry that lacks a file then is unfinished, with its intact shards.
-        """
+        """Name and delete damaged files of entries and states, and return whether there were any."""
         damages = list[Damaged]()
         for key in keys:
-            found = list(self._damages(key))
-            paths = [*(one.path for one in found), self.folder / key / _ENTRY] if found else []
-            with writing_refused(self.folder / key, _FLAG, *paths):
-                for path in paths:
-                    path.unlink(missing_ok=True)
-            damages += found
+            for path in [*self._files(key, _SHARDS), *self._files(key, _STATES)]:
+                try:
+                    self._compare(path, key)
+                except Damaged as damaged:
+                    damages.append(damaged)
+        for one in damages:
+            with writing_refused(one.path, _FLAG):
+                one.path.unlink(missing_ok=True)
         for one in damages[:_SHOWN]:
             say(f"Damaged: {one.path} holds {one.got}.")
         if damages:
@@ -145,11 +124,11 @@ class RecordCache:
 
     def has_state(self, key: str) -> bool:
         """Whether there is a state of that key."""
-        return bool(self._files(key, "*.safetensors"))
+        return bool(self._files(key, _STATES))
 
     def read_state(self, key: str, trust: Collection[str] = ()) -> Any:
         """Read what a probe learnt, as `core.unpack` does; a missing or damaged file is refused."""
-        path = next(iter(self._files(key, "*.safetensors")), self.folder / key)
+        path = next(iter(self._files(key, _STATES)), self.folder / key)
         self._compare(path, key)
         try:
             return unpack(path, trust)
@@ -162,44 +141,6 @@ class RecordCache:
 
     def _files(self, key: str, pattern: str) -> list[Path]:
         return sorted((self.folder / key).glob(pattern))
-
-    def _intact(self, key: str) -> dict[str, set[str]]:
-        """Shards that are not damaged, by name, with the ids that they hold."""
-        found: dict[str, set[str]] = {}
-        for path in self._files(key, "*.parquet"):
-            with suppress(Damaged):
-                found[path.name] = set(self._table(path, key, columns=["id"])["id"].to_pylist())
-        return found
-
-    def _damages(self, key: str) -> Iterator[Damaged]:
-        for path in [*self._files(key, "*.parquet"), *self._files(key, "*.safetensors"), *self._files(key, _ENTRY)]:
-            try:
-                if path.name == _ENTRY:
-                    self._listed(key)
-                else:
-                    self._compare(path, key)
-            except Damaged as damaged:
-                yield damaged
-
-    def _listed(self, key: str) -> list[Path]:
-        """The shards that a complete entry lists."""
-        path = self.folder / key / _ENTRY
-        if not path.is_file():
-            raise Refusal(
-                f"`key` should name a complete entry of {self.folder}. Got `key = {key}`. Run `extract` first."
-            )
-        try:
-            about = read_json(path)
-            intact = about.pop(_DIGEST) == entry_key(about) and (about["format"], about["key"]) == (_FORMAT, key)
-            shards = [path.with_name(name) for name in about["shards"]]
-        except (ValueError, AttributeError, TypeError, KeyError, OSError) as error:
-            raise Damaged(path, f"what cannot be read ({error})") from error
-        if not intact or not shards:
-            raise Damaged(path, "content that differs from its checksum, or is of another entry")
-        for shard in shards:
-            if not shard.is_file():
-                raise Damaged(shard, "no such file")
-        return shards
 
     def _table(
         self, path: Path, key: str, columns: list[str] | None = None, filters: pc.Expression | None = None

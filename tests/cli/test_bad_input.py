@@ -109,7 +109,7 @@ def test_what_is_met_while_images_are_read_is_refused_by_name_and_nothing_is_kep
     for arguments, expected in rows:
         message = refused(arguments, capsys)
         assert [words for words in expected if words not in message] == [], message
-        assert "nan.pt" not in arguments or not list(Path("runs/.records").glob("*/entry.json"))
+        assert "nan.pt" not in arguments or not list(Path("runs/.records").glob("*/*.parquet"))
     assert not list(Path("runs").rglob("results.parquet"))
     skip = ["--detection.on_bad_image", "skip", "--detection.detectors", "[Baseline]"]
     assert called(["extract", *DETECT[1:], "--data.anomalies.nine", "broken", *skip], capsys)[0] == 0

@@ -47,7 +47,7 @@ def test_fit_ends_with_the_table_and_a_run_folder_that_agrees_with_it(run, finis
     }
     document = results(run)
     assert document["experiment"] == "tiny"
-    entries = {path.parent.name for path in Path("runs/.records").glob("*/entry.json")}
+    entries = {path.parent.name for path in Path("runs/.records").glob("*/*.parquet")}
     assert set(document["provenance"]["records"].values()) == entries
     with open(run / "results.csv") as file:
         found = {(row["source"], row["split"], row["metric"]): row["value"] for row in csv.DictReader(file)}
@@ -86,7 +86,7 @@ def test_fast_dev_run_walks_every_stage_and_leaves_folder_and_records_to_the_run
     assert [row.split()[0] for row in table(capsys.readouterr().out).splitlines()[2:4]] == ["nine", "photographs"]
     assert sum(probed) == 3 * 60
     assert not Path("real").exists()
-    assert not list(Path("runs/.records").glob("*/entry.json"))
+    assert not list(Path("runs/.records").glob("*/*.parquet"))
     assert Path("real_fast_dev_run/guard").is_dir()
 
 

@@ -73,10 +73,10 @@ def detect(workplace):
 def records(cache):
     """Every cache entry: ids to all other columns."""
     found = {}
-    for entry in Path(cache).glob("*/entry.json"):
-        rows = [row for shard in entry.parent.glob("*.parquet") for row in pq.read_table(shard).to_pylist()]
+    for entry in Path(cache).iterdir():
+        rows = [row for shard in entry.glob("*.parquet") for row in pq.read_table(shard).to_pylist()]
         assert len({row["id"] for row in rows}) == len(rows), "an image has two records"
-        found[entry.parent.name] = {row.pop("id"): row for row in rows}
+        found[entry.name] = {row.pop("id"): row for row in rows}
     return found
 
 

@@ -65,4 +65,9 @@ def probe(folder, task, data, reading=None, only_missing=False, ckpt_path=None, 
 
 
 def tables(callback):
-    return {(entry.source, entry.probe): callback.cache.read(entry.key) for entry in callback.entries}
+    return {(one.source, one.probe): read(callback, one) for one in callback.entries}
+
+
+def read(callback, entry):
+    """All records of an entry."""
+    return callback.cache.read(entry.key, [*callback.cache.done(entry.key)])

@@ -22,8 +22,7 @@ def test_the_example_prints_an_auroc_for_each_source_and_reads_each_image_once(t
     ended = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path, env=environment)
     assert ended.returncode == 0, ended.stdout[-3000:] + ended.stderr[-3000:]
     assert re.findall(r"^(\w+): AUROC [01]\.\d{3} \[", ended.stdout, re.MULTILINE) == ["digit_9", "fgsm"]
-    keys = [path.parent.name for path in (tmp_path / "cache").glob("*/entry.json")]
+    keys = {path.parent.name for path in (tmp_path / "cache").glob("*/*.parquet")}
     assert len(keys) == 3  # of the normal source, the nines and the attacked images
     for key in keys:
-        ids = RecordCache(tmp_path / "cache").read(key).ids
-        assert len(set(ids)) == len(ids) == 41
+        assert len(RecordCache(tmp_path / "cache").done(key)) == 41

@@ -84,7 +84,7 @@ def test_an_interrupted_preparation_leaves_no_file_and_a_damaged_one_is_made_aga
             probe(tmp_path, task(), trained_data(), [CountedProbe()])
     assert states(tmp_path) == []
     callback = probe(tmp_path, task(), trained_data(), [CountedProbe()])
-    assert all(RecordCache(tmp_path).has(entry.key) for entry in callback.entries)
+    assert all(RecordCache(tmp_path).done(entry.key) for entry in callback.entries)
     (path,) = states(tmp_path)
     before = path.read_bytes()
     path.write_bytes(b"half of it")

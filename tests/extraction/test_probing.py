@@ -10,7 +10,7 @@ import pytest
 import torch
 from asserts import state_of
 from lightning.pytorch import LightningDataModule
-from small_experiment import QUIET, data, probe, probes, tables, task
+from small_experiment import QUIET, data, probe, probes, read, tables, task
 from torch import nn
 
 from lightning_gradood.core import ProgressLines, Refusal, as_float
@@ -125,7 +125,7 @@ def test_only_missing_images_are_loaded_where_it_is_asked_for_and_none_is_read_a
     other = probe(tmp_path / "other", model, data(), only_missing=True)
     assert flat(probed) == all_ids(data())
     for entry in other.entries:
-        assert other.cache.read(entry.key).table.equals(first.cache.read(entry.key).table)
+        assert read(other, entry).table.equals(read(first, entry).table)
 
 
 @pytest.mark.parametrize("only_missing", [False, True])

@@ -2,7 +2,6 @@
 
 import errno
 import hashlib
-import json
 import os
 import re
 import threading
@@ -35,20 +34,16 @@ def test_the_key_changes_with_every_ingredient_and_not_with_their_order():
         entry_key({"weights": object()})
 
 
-def test_an_entry_is_invisible_until_commit_and_then_whole(cache):
-    assert (cache.has(KEY), cache.done(KEY), cache.folder.exists()) == (False, set(), False)
+def test_an_entry_is_read_by_the_ids_that_it_holds_and_what_it_lacks_is_refused(cache):
+    assert (cache.done(KEY), cache.folder.exists()) == (set(), False)
+    with pytest.raises(Refusal, match=r"hold all 1 images\. Got none for 1 of them, such as a\. Run the same command"):
+        cache.read(KEY, ["a"])
     cache.write_shard(KEY, table_of(["b", "d"]))
     cache.write_shard(KEY, table_of(["a", "c"], offset=5))
-    assert not cache.has(KEY)
-    with pytest.raises(Refusal, match=re.escape(f"Got `key = {KEY}`. Run `extract` first.")):
-        cache.read(KEY)
-    cache.commit(KEY, ["a", "b", "c", "d"], {"probe": "norms", "attack": None})
-    read = cache.read(KEY)
+    read = cache.read(KEY, ["d", "c", "b", "a"])
     assert (read.ids, first(read), read.names("norms")) == (["a", "b", "c", "d"], [5, 0, 6, 1], ["w", "b"])
     assert first(cache.rows(KEY, ["d", "a", "c"])) == [1, 5, 6]
-    assert [path.name for path in cache.folder.iterdir()] == [KEY]
-    about = json.loads((cache.folder / KEY / "entry.json").read_text())
-    assert (about["key"], about["rows"], about["description"]) == (KEY, 4, {"probe": "norms", "attack": None})
+    assert (cache.read(KEY, ["d", "a"]).ids, [path.name for path in cache.folder.iterdir()]) == (["a", "d"], [KEY])
 
 
 def test_a_killed_run_finds_what_it_wrote_and_writes_only_the_rest(cache):
@@ -60,34 +55,24 @@ def test_a_killed_run_finds_what_it_wrote_and_writes_only_the_rest(cache):
     assert later.done(KEY) == set(ids[:4])
     later.write_shard(KEY, table_of(ids[3:], offset=3))  # one of them again: rows written twice are read once
     with pytest.raises(Refusal, match=r"hold all 7 images\. Got none for 1 of them, such as x\. Run the same command"):
-        later.commit(KEY, [*ids, "x"], {})
-    assert (later.has(KEY), later.done(KEY)) == (False, set(ids))
-    later.commit(KEY, ids, {})
-    assert first(later.read(KEY)) == [0, 1, 2, 3, 4, 5]
-    assert first(RecordCache(cache.folder).read(KEY)) == [0, 1, 2, 3, 4, 5]
+        later.read(KEY, [*ids, "x"])
+    assert later.done(KEY) == set(ids)
+    assert first(later.read(KEY, ids)) == [0, 1, 2, 3, 4, 5]
+    assert first(RecordCache(cache.folder).read(KEY, ids)) == [0, 1, 2, 3, 4, 5]
 
 
-def test_writers_that_commit_at_once_leave_one_entry(cache):
+def test_writers_at_once_leave_one_entry(cache):
     ids, start = ids_of(40), threading.Barrier(8)
 
     def run(number):
-        mine = RecordCache(cache.folder)
-        mine.write_shard(KEY, table_of(ids[number::8]))
         start.wait()
-        mine.commit(KEY, ids, {"probe": "norms"})
+        RecordCache(cache.folder).write_shard(KEY, table_of(ids[number // 2 :: 4], offset=number // 2))  # each twice
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(run, range(8)))
-    assert cache.read(KEY).ids == ids
+    assert cache.read(KEY, ids).ids == ids
     assert [path.name for path in cache.folder.iterdir()] == [KEY]
-
-
-def test_an_entry_finished_by_another_run_serves_a_run_that_still_writes(cache):
-    for number in range(2):
-        cache.write_shard(KEY, table_of(["a"], offset=number))
-        RecordCache(cache.folder).commit(KEY, ["a"], {})
-        cache.commit(KEY, ["a"], {})
-        assert first(cache.read(KEY)) == [0]
+    assert len(list((cache.folder / KEY).iterdir())) == 4
 
 
 FAILURES = {
@@ -111,11 +96,9 @@ def test_a_full_or_lost_disk_is_refused_and_nothing_is_lost(cache, monkeypatch):
             patch.setattr(os, "fsync", fail)
             for write in (
                 lambda: cache.write_shard(KEY, table_of(["c"])),
-                lambda: cache.commit(KEY, ["a", "b"], {}),
                 lambda: cache.write_state(KEY, {"means": torch.ones(1)}),
             ):
                 with pytest.raises(Refusal, match=words):
                     write()
-                assert (sorted(cache.folder.rglob("*")), cache.done(KEY), cache.has(KEY)) == (before, {"a", "b"}, False)
-    cache.commit(KEY, ["a", "b"], {})
-    assert cache.read(KEY).ids == ["a", "b"]
+                assert (sorted(cache.folder.rglob("*")), cache.done(KEY)) == (before, {"a", "b"})
+    assert cache.read(KEY, ["a", "b"]).ids == ["a", "b"]
