@@ -61,7 +61,7 @@ def _run(words: list[str]) -> None:
 
             raise Ended(unknown_verb(words[0]))
         if words and words[0] in ALONE:
-            if code := getattr(import_module(f"lightning_gradood.cli.{ALONE[words[0]]}"), words[0])(words[1:]):
+            if code := getattr(import_module(f"lightning_gradood.cli.{words[0]}"), words[0])(words[1:]):
                 sys.exit(code)
             return
         from lightning_gradood.cli.program import run_program

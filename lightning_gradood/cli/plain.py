@@ -72,6 +72,15 @@ class PlainParser(ArgumentParser):
             kwargs = {name: value for name, value in kwargs.items() if name not in ("type", "action")} | {**spelling}
         return super().add_argument(*args, **kwargs)
 
+    def _parse_known_args(self, words: Any, namespace: Any, **more: Any) -> Any:  # type: ignore[override]
+        """Find flags first, then lists, whose words may stand on both sides of flags, as argparse's intermixed parsing."""
+        self._get_positional_actions = list  # type: ignore[method-assign]
+        try:
+            namespace, rest = super()._parse_known_args(words, namespace, **more)
+        finally:
+            del self._get_positional_actions
+        return super()._parse_known_args(rest, namespace, **more)
+
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise the refusal that the program prints."""
         from lightning_gradood.core import Refusal
@@ -94,7 +103,7 @@ def plain(epilog: str, **spelling: Mapping[str, Any]) -> Callable[[Callable[...,
         def run(words: Sequence[str]) -> Any:
             return auto_cli(
                 function,
-                _together(words, spelling),
+                list(words),
                 return_instance=True,
                 parser_class=PlainParser,
                 spelling=spelling,
@@ -108,21 +117,6 @@ def plain(epilog: str, **spelling: Mapping[str, Any]) -> Callable[[Callable[...,
         return run
 
     return verb
-
-
-def _together(words: Sequence[str], spelling: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """The words with those of a list before all flags, as the parser finds a list in one place alone."""
-    listed, flags, before = list[str](), list[str](), ""
-    for word in words:
-        known = {"--help": SWITCH, "--": {}}.get(before, spelling.get(before[2:], {}))
-        several, flag = known.get("nargs") == "+", word.startswith("--")
-        value = (
-            before and known != SWITCH and (word.isdecimal() if known.get("nargs") == "?" else not (several and flag))
-        )
-        (flags if value or flag else listed).append(word)
-        if not (value and several):  # which takes all words up to the next flag
-            before = word if flag and "=" not in word and not value else ""
-    return list(words) if "--" in words else [*listed, *flags]
 
 
 def _usage(function: Callable[..., Any]) -> str:

@@ -8,27 +8,23 @@ from lightning_gradood.cli.plain import key_hint
 from lightning_gradood.cli.verbs import VERBS
 
 _OTHERS = {"help", "logging", "report"}  # first parts of further flags
-_WITHOUT = {  # sections that a verb has no use for
-    **dict.fromkeys(("validate", "test", "predict"), ("Training", "Detection")),
-    **dict.fromkeys(("extract", "detect"), ("Training",)),
-}
 
 
-def _sections(verb: str) -> list[str]:
+def _flags(verb: str) -> str:
     name = "benchmark" if verb == "benchmark" else "experiment"
-    return Path(__file__).with_name("help").joinpath(f"{name}.txt").read_text("utf-8").split("\n\n")
+    return Path(__file__).with_name("help").joinpath(f"{name}.txt").read_text("utf-8")
 
 
 def screen(verb: str) -> str:
     """Help of a verb with an experiment: flags that people use, by section."""
-    usage = f"usage: python -m lightning_gradood {verb} --config FILE [--key value ...]"
-    told = [section for section in _sections(verb) if not section.startswith(_WITHOUT.get(verb, ()))]
-    return "\n\n".join([usage, VERBS[verb], *told])
+    return (
+        f"usage: python -m lightning_gradood {verb} --config FILE [--key value ...]\n\n{VERBS[verb]}\n\n{_flags(verb)}"
+    )
 
 
 def keys_of(verb: str) -> list[str]:
     """Keys of the flags on a verb's screen."""
-    return re.findall(r"^  --(\S+)", "\n".join(_sections(verb)), re.MULTILINE)
+    return re.findall(r"^  --(\S+)", _flags(verb), re.MULTILINE)
 
 
 def wrong_flag(verb: str, words: Iterable[str]) -> str:

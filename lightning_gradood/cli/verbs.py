@@ -21,10 +21,8 @@ VERBS = {
     "dashboard": "Save a workspace and a report in W&B that show the runs of a project.",
     "benchmark": "Run several experiment files and seeds, write the paper's two tables and a page.",
 }
-ALONE = {verb: verb for verb in ("score", "serve", "export", "attack", "drift")} | dict.fromkeys(
-    ("compare", "configs", "dashboard", "refit"), "small_verbs"
-)
-"""Verbs without an experiment, each with the module of its function."""
+ALONE = ("score", "serve", "export", "refit", "attack", "drift", "compare", "configs", "dashboard")
+"""Verbs without an experiment, each a function in a module of its name."""
 
 _LINES = "\n".join(f"    {verb:<13}{text}" for verb, text in VERBS.items())
 OVERVIEW = f"""\

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import os
-import threading
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
@@ -28,6 +27,7 @@ from lightning_gradood.core import (
     decode,
     eight_bit,
     encode,
+    exact_arithmetic,
     first_line,
     packages_of,
     printable,
@@ -63,22 +63,6 @@ Images = Tensor | Picture | str | os.PathLike[str] | Sequence[Picture | str | os
 """A batch that is ready for the network; or one picture or path of an image file, or several, which `Guard.read` prepares."""
 
 
-class _Lock:
-    """A reentrant lock; a pickled or deep copy is a new one."""
-
-    def __init__(self) -> None:
-        self._lock = threading.RLock()
-
-    def __enter__(self) -> None:
-        self._lock.acquire()
-
-    def __exit__(self, *error: object) -> None:
-        self._lock.release()
-
-    def __reduce__(self) -> tuple[type[_Lock], tuple[()]]:
-        return _Lock, ()
-
-
 class Guard:
     """A classifier with a fitted detector and a threshold; make it with `fit_guard` or `Guard.load`.
 
@@ -109,7 +93,6 @@ class Guard:
         self.threshold = about.threshold
         self.calibration = np.array(about.calibration)
         self.class_thresholds: ClassThresholds | None = None
-        self._lock = _Lock()
         self._portions = Portions()
 
     @classmethod
@@ -250,7 +233,7 @@ class Guard:
             return Judged(found.predictions, found.scores)
 
         parts = (self.network, self.probes, self.fitted, self.calibration, max(settings.rates))
-        with self._lock:
+        with exact_arithmetic():
             return settings.run(Target(*parts, self.about.identity), pixels, given, verdict)
 
     def save(self, folder: str | Path) -> None:
@@ -281,7 +264,7 @@ class Guard:
 
     def to(self, device: str | torch.device) -> Self:
         """Move the network; returns the guard itself."""
-        with self._lock:
+        with exact_arithmetic():
             self.network.to(device)
         return self
 
@@ -364,7 +347,7 @@ class Guard:
 
     def _read(self, images: Tensor, rows: slice = slice(None)) -> tuple[Records, np.ndarray]:
         images = images[rows]
-        with self._lock, torch.inference_mode(False):
+        with exact_arithmetic():
             batch = as_float(images.detach().to(self.device).clone()).float()
             reading = read_probes(self.probes, self.network, batch)
         return reading.records(), reading.logits.cpu().double().softmax(dim=1).amax(dim=1).numpy()
