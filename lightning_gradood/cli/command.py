@@ -14,16 +14,28 @@ from typing import Any, cast
 
 import torch
 import yaml
+from jsonargparse import Namespace
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info
 
 from lightning_gradood.cli import defaults, parsing
 from lightning_gradood.cli.network_words import of_former_network
 from lightning_gradood.cli.stopping import share_signals
 from lightning_gradood.cli.verbs import ABOUT, VERBS, Ended, Stopped
-from lightning_gradood.core import Refusal, claim, encode, hold, new_run_folder, refuse_foreign, refused_as, stage
+from lightning_gradood.core import (
+    Refusal,
+    claim,
+    encode,
+    generator_states,
+    hold,
+    new_run_folder,
+    refuse_foreign,
+    refused_as,
+    restore_generators,
+    stage,
+)
 from lightning_gradood.data import ImageDataModule
 from lightning_gradood.evaluation import DetectionSettings, Outcome
 from lightning_gradood.extraction import PredictionWriter
@@ -168,11 +180,7 @@ class Command(LightningCLI):
                 _check_resumable(checkpoint, self.model)
             self.model.load_initial_weights()
         else:
-            if self._weights() is None and self.model.weights is None:
-                rank_zero_warn(
-                    "NO WEIGHTS: neither a checkpoint nor --model.weights is named, so the network is probed as it was built. "
-                    "Unless its own constructor loads trained weights, every number below is that of an untrained network."
-                )
+            self._refuse_untrained(verb)
             self.trainer.load(self.model, self._weights())
         probes = verb in ("fit", "extract", "detect")
         self.trainer.preflight(verb, self.model, self.datamodule, self.detection if probes else None)
@@ -184,6 +192,22 @@ class Command(LightningCLI):
                 self.leaving.enter_context(hold(folder))
             claim(folder, self.configuration, _IDENTITY)
             self.log_into(folder, self.configuration)
+
+    def _refuse_untrained(self, verb: str) -> None:
+        """Refuse a network whose weights are named nowhere and drawn at random, as a second one shows; not in a rehearsal."""
+        config, generators = self.config[verb], generator_states()
+        if self._weights() or self.model.weights or config.trainer.fast_dev_run:
+            return
+        try:
+            again = self._parser(verb).instantiate(Namespace(model=config.model)).model
+        finally:
+            restore_generators(generators)
+        if drawn := [name for name, one in again.state_dict().items() if not one.equal(self.model.state_dict()[name])]:
+            raise Refusal(
+                f"`model.weights` should name the weights of a trained network for `{verb}`. Got none, and no checkpoint, but "
+                f"`{drawn[0]}` at random. Name a file with --model.weights or --ckpt_path, or with --run_dir a folder that `fit` "
+                "has filled; or try all stages on few images with --trainer.fast_dev_run true."
+            )
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         """The classifier is loaded by `_look_ahead`, as Lightning takes checkpoints of its own alone."""

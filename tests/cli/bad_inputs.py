@@ -38,4 +38,5 @@ def write_bad_inputs(folder: Path) -> None:
     network.linear.bias.data[0] = torch.nan
     torch.save(network.state_dict(), folder / "nan.pt")
     torch.save(CifarResNet(2, 3).state_dict(), folder / "deeper.pt")
+    torch.save(torch.nn.ModuleDict({"head": torch.nn.Linear(3, 3)}).state_dict(), folder / "flat.pt")
     torch.save({"state_dict": {"conv1.weight": Malicious()}}, folder / "malicious.ckpt")

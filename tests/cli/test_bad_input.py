@@ -29,6 +29,7 @@ def grey() -> Module: return CifarResNet(1, 3, channels=1)
 def two() -> Module: return CifarResNet(1, 2)
 """
 DOORS = [
+    (READ, "Got none, and no checkpoint, but `network.conv1.weight` at random."),
     ([], "A verb should come first, e.g. `fit --config digits`. Got none."),
     (["detct", *FILE], "Got `detct`. Did you mean `detect`?"),
     (["fit"], "`data`, `model` should be given. Got none. Name an experiment file, e.g. --config digits."),
@@ -94,11 +95,10 @@ def test_every_door_refuses_in_one_sentence_and_leaves_all_files_as_they_were(fi
     assert not Path("executed").exists()
 
 
-@pytest.mark.filterwarnings("ignore:NO WEIGHTS")
 def test_what_is_met_while_images_are_read_is_refused_by_name_and_nothing_is_kept(capsys, caplog):
     flat = ["--model.network", "theirs.Flat", "--data.train", "null", "--data.perturbations.attacks={a: FGSM}"]
     rows = [
-        ([*READ, *flat], ["through autograd", "such as detach"]),
+        ([*READ, *flat, "--model.weights", "flat.pt"], ["through autograd", "such as detach"]),
         ([*FIT, "--trainer.val_check_interval", "9999"], ["Got: `val_check_interval` (9999) must be less"]),
         ([*READ, "--ckpt_path", "nan.pt"], ["logits should be finite. Got NaN or infinity", "These are normal/"]),
         (

@@ -11,6 +11,7 @@ from tiny import FILE, called, detecting, refused, results, table
 import lightning_gradood.extraction.batch_records as reading
 from lightning_gradood.cli import main
 from lightning_gradood.guard import Guard
+from lightning_gradood.networks import CifarResNet
 from lightning_gradood.records import read_rows
 
 ATTACKS = ["--data.perturbations.attacks", "{fgsm: FGSM, pgd: PGD}", "--detection.detectors", "[Baseline, Energy]"]
@@ -94,13 +95,24 @@ def test_the_log_of_a_run_says_what_ran_how_long_and_how_fast(run):
     assert "nothing is trained again" in again[len(log) :]
 
 
-def test_the_log_keeps_warnings_and_refusals_and_a_full_disk_ends_no_run(brittle, capsys):
-    words = ["detect", *FILE, *brittle, "--run_dir", "bad"]
+def test_the_log_keeps_warnings_and_refusals_and_a_full_disk_ends_no_run(module, capsys):
+    module("wordy", BRITTLE.replace("return torch", "import warnings; warnings.warn('a word'); return torch"))
+    torch.save(CifarResNet(1, 3).state_dict(), "some.pt")
+    words = [
+        "detect",
+        *FILE,
+        "--model.network.class_path",
+        "wordy.Brittle",
+        "--model.weights",
+        "some.pt",
+        "--run_dir",
+        "bad",
+    ]
     for number in range(2):
-        with pytest.warns(UserWarning, match="NO WEIGHTS"):
+        with pytest.warns(UserWarning, match="a word"):
             assert "should be finite" in refused(words, capsys)
         if number == 0:
-            log, lines = Path("bad/run.log").read_text(), ["WARNING NO WEIGHTS", "ERROR refused: .* should be finite"]
+            log, lines = Path("bad/run.log").read_text(), ["WARNING a word", "ERROR refused: .* should be finite"]
             assert [line for line in lines if not re.search(line, log)] == []
             Path("bad/run.log").unlink()
             Path("bad/run.log").symlink_to("/dev/full")
