@@ -41,8 +41,8 @@ WRITING = {
 }  # fmt: skip
 # Lines of a room. A commit that needs more raises the number here, and says why.
 BUDGET = {
-    "__init__": 27, "__main__": 3, "audit": 795, "cli": 2439, "core": 1715, "data": 2134, "detectors": 4096,
-    "evaluation": 1156, "extraction": 903, "fitting": 228, "gradients": 3124, "guard": 1834, "metrics": 852,
+    "__init__": 27, "__main__": 3, "audit": 795, "cli": 2468, "core": 1690, "data": 2134, "detectors": 4096,
+    "evaluation": 1156, "extraction": 903, "fitting": 228, "gradients": 3124, "guard": 1817, "metrics": 852,
     "networks": 1328, "perturbations": 1728, "preflight": 71, "probes": 760, "records": 576, "report": 3320,
     "tasks": 656, "trainer": 276,
 }  # fmt: skip
@@ -120,7 +120,8 @@ def test_a_front_door_lists_all_that_it_imports_shows_an_example_and_every_name_
         nodes = [one for one in ast.walk(TREES[PACKAGE / room / "__init__.py"]) if isinstance(one, ast.ImportFrom)]
         nodes = [node for node in nodes if node.module.startswith("lightning_gradood")]
         imported = sorted(alias.asname or alias.name for node in nodes for alias in node.names)
-        wrong += [f"{room} imports {imported} and lists {module.__all__}"] * (sorted(module.__all__) != imported)
+        listed = [sorted(module.__all__), ["*"] * len(imported)]
+        wrong += [f"{room} imports {imported} and lists {module.__all__}"] * (imported not in listed)
         wrong += [f"{room} shows no example"] * (">>> " not in module.__doc__)
         for name in module.__all__:
             public = getattr(module, name)

@@ -199,7 +199,8 @@ class Command(LightningCLI):
         if self._weights() or self.model.weights or config.trainer.fast_dev_run:
             return
         try:
-            again = self._parser(verb).instantiate(Namespace(model=config.model)).model
+            part = Namespace(model=config.model)  # type: ignore[no-untyped-call]
+            again = self._parser(verb).instantiate(part).model
         finally:
             restore_generators(generators)
         if drawn := [name for name, one in again.state_dict().items() if not one.equal(self.model.state_dict()[name])]:

@@ -9,46 +9,22 @@
 `images` should be pixels in [0, 1]
 """
 
-# ruff: noqa: I001  # names side by side
+# ruff: noqa: F403, F405  # `__all__` says which names
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-# fmt: off
 if TYPE_CHECKING:
-    from lightning_gradood.core.component import (
-        PACKAGES, Component, arguments_of, check_import, class_path, decode, digest, encode, pack,
-        packages_of, unpack,
-    )
-    from lightning_gradood.core.devices import (
-        LOG_FLOOR, Portions, gathered, give_back_memory, to_float64, to_float64_device,
-    )
-    from lightning_gradood.core.errors import (
-        NotFinite, Refusal, Unwritable, did_you_mean, first_line, fits, refused_as,
-    )
-    from lightning_gradood.core.files import (
-        Unparsable, atomic_write, check_writable, check_yaml, is_temporary, parse_json, read_json, read_text, read_yaml,
-        writing_refusal, writing_refused,
-    )
-    from lightning_gradood.core.network_state import (
-        BATCH_NORMS, HALF, OrderedBatchNorm, evaluating, exact_arithmetic, frozen_network, graphs_kept, input_gradient,
-        keeping_graphs, logits_in, logits_out, probing_state, reading, refuse_single_image, requiring_grad, uncompiled,
-    )
-    from lightning_gradood.core.pictures import (
-        MEGAPIXELS, TRANSPARENT, PassedOver, Picture, PixelLimit, Transform, Unreadable, as_float, eight_bit,
-        find_image_files, image_formats, image_suffixes, opaque, printable, read_picture, subfolders, to_pixels,
-        upright,
-    )
-    from lightning_gradood.core.progress_lines import LOG, ProgressLines, going_on_without, progress, say, say_once, stage
-    from lightning_gradood.core.ranges import (
-        ClosedUnitInterval, FiniteNonNegative, FinitePositive, HalfOpenUnitInterval, NonNegativeInt, OpenUnitInterval,
-        Percentile, PositiveFloat, PositiveInt, Seed,
-    )
-    from lightning_gradood.core.runs import (
-        CHECKPOINTS, CONFIG, claim, experiment_file, hold, new_run_folder, refuse_foreign,
-        shipped_files,
-    )
-    from lightning_gradood.core.seeding import generator_states, image_generator, named_seed, restore_generators
-    from lightning_gradood.core.tensor_checks import check_batch, check_finite_rows, check_images, check_logits_shape
+    from lightning_gradood.core.component import *
+    from lightning_gradood.core.devices import *
+    from lightning_gradood.core.errors import *
+    from lightning_gradood.core.files import *
+    from lightning_gradood.core.network_state import *
+    from lightning_gradood.core.pictures import *
+    from lightning_gradood.core.progress_lines import *
+    from lightning_gradood.core.ranges import *
+    from lightning_gradood.core.runs import *
+    from lightning_gradood.core.seeding import *
+    from lightning_gradood.core.tensor_checks import *
 
 __all__ = [
     "BATCH_NORMS", "CHECKPOINTS", "CONFIG", "HALF", "LOG", "LOG_FLOOR", "MEGAPIXELS", "PACKAGES", "TRANSPARENT",
@@ -65,7 +41,6 @@ __all__ = [
     "refused_as", "requiring_grad", "restore_generators", "say", "say_once", "shipped_files", "stage", "subfolders",
     "to_float64", "to_float64_device", "to_pixels", "uncompiled", "unpack", "upright", "writing_refusal", "writing_refused",
 ]  # fmt: skip
-# fmt: on
 
 if not TYPE_CHECKING:
     # those without torch first: `--help`, refusals of a command line and `configs` need no more
