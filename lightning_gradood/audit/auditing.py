@@ -165,9 +165,9 @@ class Audit(Component):
 
     def __post_init__(self) -> None:
         if bad := [one for one in self.radii if not 0 < one <= (1 if self.norm == "linf" else np.inf)]:
+            grey = f"If {bad[0]:g} of 255 grey levels are meant, write {bad[0] / 255:.5f}." * (bad[0] > 0)
             raise Refusal(
-                f"`--eps` should be above 0 and at most 1, as pixels are in [0, 1]. Got {bad[0]:g}. If {bad[0]:g} of 255 grey "
-                f"levels are meant, write {bad[0] / 255:.5f}."
+                f"`--eps` should be above 0 and at most 1, as pixels are in [0, 1]. Got {bad[0]:g}. {grey}".rstrip()
             )
         if not self.chosen:
             raise Refusal(
@@ -335,13 +335,12 @@ def _sentence(rows: Sequence[Reached], goal: Goal, norm: Norm, checks: Sequence[
     worst = sorted((one for one in rows if one.attack == _ALL), key=lambda one: one.radius)
     held = [one for one in worst if one.intervals[rate][1] <= before + _HELD]
     told = held[-1] if held else worst[0]
-    what = {"evade": "makes the classifier err unflagged on", "hide": "hides", "alarm": "raises a false alarm for"}[
-        goal
-    ]
+    what = {"evade": "makes the classifier err unflagged on", "hide": "hides", "alarm": "raises a false alarm for"}
     unit = "per pixel" if norm == "linf" else "in Euclidean length"
+    low, high = told.intervals[rate]
     found = (
-        f"a change of {told.radius:.4f} {unit} {what} {told.shares[rate]:.0%} of the images ({before:.0%} without a change) at a "
-        f"false-positive rate of {float(rate):g}"
+        f"a change of {told.radius:.4f} {unit} {what[goal]} {told.shares[rate]:.0%} of the images (95 % interval {low:.0%} to "
+        f"{high:.0%}; {before:.0%} without a change) at a false-positive rate of {float(rate):g}"
     )
     weak = "" if all(one.passed for one in checks) else " The audit is too weak to rely on: a check failed."
     if held:

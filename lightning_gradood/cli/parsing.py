@@ -298,7 +298,8 @@ def check_settings(parser: ArgumentParser, config: Namespace) -> None:
     try:
         Seed(int(config.seed_everything or 0))
     except ValueError as error:
-        raise Refusal(f"`seed_everything` should be a seed. Got {error}. Write e.g. 0.") from error
+        seed = config.seed_everything
+        raise Refusal(f"`seed_everything` should be a number of at least 0 and below 2**32. Got {seed}.") from error
 
 
 def refuse_null(parser: ArgumentParser, config: Namespace, sections: Sequence[str]) -> None:

@@ -24,7 +24,7 @@ _VERB = re.compile(r"argument subcommand: invalid choice: '([^']*)'|expected \"s
 _UNKNOWN_KEY = re.compile(r"(?:[Oo]ption '|Key '|unrecognized arguments: --)([\w.-]+)")
 _UNKNOWN_CLASS = re.compile(r"(?:dot import path string: |module '([\w.]+)' has no attribute ')([\w.]+)")
 _MISSING = re.compile(r"arguments are required: (.+)")
-_KEY = re.compile(r'Parser key "([^"]+)": ?')
+_KEY = re.compile(r'Parser key "([^"]+)"(?: element \d+)?: ?')
 _OWN = re.compile(r"(?:`([\w.-]+)`|The configuration)(:? .+)")
 _ABSENT = re.compile(r"No module named '(\w+)'")
 _TYPE = re.compile(r"Expected a (?:<class '(\w+)'>|typing\.Literal\[(.*?)\])")
@@ -42,8 +42,15 @@ _SENTENCES = (  # what the parser says, and what should be
         r"class, but ([\w.]+) is abstract",
         "name a class that can be built, arguments under `init_args`. Got {}: abstract.",
     ),
+    (r"invalid literal for int\(\) with base 10: '(.*)'", "be a whole number. Got {}."),
+    (r"could not convert string to float: '(.*)'", "be a number. Got {}."),
+    (r"Not of type \w+: (\S+) does not conform to restriction (.*)", "be a number {1}. Got {0}."),
+    (r"does not conform to restriction (.*)\n(?:Given|Got) value: (.*)", "be a number {0}. Got {1}."),
+    (r"Not of type NotEmptyStr", "not be empty. Leave it out for the default."),
     (r"Unable to load config ['\"](.*?)['\"]", "hold settings. Got {}. Leave it out for the defaults."),
 )
+_ORDER = re.compile(r" and v<inf|v([<>]=?)")
+_WORDS = {None: "", ">": "above ", ">=": "of at least ", "<": "below ", "<=": "at most "}
 _NOISE = re.compile(  # how the parser works, and alternatives of a Union that nobody means
     r"^$|Does not validate against|Subtypes:|Errors:|Given value type:|Expected a path but|Expected a dot import path"
     r"|Given value: (NestedArg|Namespace|\{|\[)|Problem with given class_path|Subclass types expect|^a (class path|dict) "
@@ -182,7 +189,7 @@ def one_sentence(message: str, keys: Sequence[str], flag: str = "", classes: Map
         return f"{', '.join(paths)} should be given. Got none. {fix}"
     for pattern, words in _SENTENCES:
         if match := re.search(pattern, "\n".join(kept), re.MULTILINE):
-            return f"{where} should {words.format(*match.groups())}"
+            return f"{where} should {_ORDER.sub(lambda one: _WORDS[one[1]], words.format(*match.groups()))}"
     value = next((one[1] for one in map(_VALUE.search, kept) if one), "")
     rest = dict.fromkeys(line.rstrip(".") for line in kept if not _TYPE.search(line) and not _VALUE.match(line))
     if rest or not types:

@@ -137,12 +137,15 @@ def test_what_cannot_be_done_is_refused_in_a_sentence(score, capsys):
     rows = [
         (["nowhere"], "`score` should be given files or folders that exist. Got `nowhere`."),
         (["notes"], "`score` should find image files. Got none in notes. There: passed over 1 .txt. Name others."),
-        (["photos", "--false_positive_rate", "1.5"], "`--false_positive_rate`: Not of type OpenUnitInterval"),
+        (
+            ["photos", "--false_positive_rate", "1.5"],
+            "`--false_positive_rate` should be a number above 0 and below 1. Got 1.5.",
+        ),
         (["photos", "--false_positive_rate", "0.001"], "should have at least 999 images"),
         (["photos", "--by_class"], "`--by_class` should have at least 4 calibration images of a predicted class"),
         (["photos", "--by_class", "--threshold", "1"], "`--by_class` and `--threshold` should not be given together."),
         (["photos", "--device", "cuda:77"], "should be a device of this machine. Got `--device cuda:77`"),
-        (["photos", "--processes", "0"], "`--processes`: Not of type PositiveInt: 0 does not conform"),
+        (["photos", "--processes", "0"], "`--processes` should be a number above 0. Got 0."),
         (["photos", "--output", "scores.txt"], "should end in .parquet, .csv, .jsonl. Got `--output scores.txt`."),
         (["photos", "--output", "old.csv/scores.csv"], "`--output` should be a place that can be written."),
         (["no*", "--output", "old.csv", "--overwrite"], "`score` should find image files."),

@@ -37,16 +37,22 @@ MISSPELT = [
     (["--detection.preset", "no_anomaly"], "post_hoc. Got no_anomaly. Did you mean `no_anomalies`?"),
     (["stray"], "unrecognized arguments: stray."),
 ]  # fmt: skip
+ABOVE, WHOLE, SEEDS = "a number above 0.", "a whole number.", "a number of at least 0 and below 4294967296."
 OUT_OF_RANGE = {
-    "data.batch_size=0": "PositiveInt", "data.batch_size=many": "PositiveInt", "data.limits.images=1.5": "PositiveInt",
-    "data.num_workers=-1": "NonNegativeInt", "data.split.seed=-1": "Seed", f"data.limits.seed={2**32}": "Seed",
-    "detection.mlp.learning_rate=0": "FinitePositive", "data.limits.memory_gib=inf": "FiniteNonNegative",
-    "detection.false_positive_rate=1": "OpenUnitInterval", "detection.false_positive_rate=.nan": "OpenUnitInterval",
-    "detection.mlp.dropout=1": "HalfOpenUnitInterval", "model.label_smoothing=1.5": "ClosedUnitInterval",
-    "threads=0": "Threads", "cache_dir= ": "NotEmptyStr",
+    "data.batch_size=0": ABOVE, "data.batch_size=many": WHOLE, "data.limits.images=1.5": WHOLE,
+    "data.num_workers=-1": "a number of at least 0.", "data.split.seed=-1": SEEDS, f"data.limits.seed={2**32}": SEEDS,
+    "detection.mlp.learning_rate=0": ABOVE, "data.limits.memory_gib=inf": "a number of at least 0.",
+    "detection.false_positive_rate=1": "a number above 0 and below 1.", "detection.false_positive_rate=.nan": "a number.",
+    "detection.mlp.dropout=1": "a number of at least 0 and below 1.",
+    "model.label_smoothing=1.5": "a number of at least 0 and at most 1.",
+    "threads=0": "a number of at least 1 and at most 1024.",
 }  # fmt: skip
 WRONG = [
-    *(([f"--{one}"], f"`{one.partition('=')[0]}`: Not of type {kind}: ") for one, kind in OUT_OF_RANGE.items()),
+    *(
+        ([f"--{key}={got}"], f"`{key}` should be {expected} Got {got}.")
+        for (key, got), expected in ((one.split("="), words) for one, words in OUT_OF_RANGE.items())
+    ),
+    (["--cache_dir= "], "`cache_dir` should not be empty. Leave it out for the default."),
     (["--trainer.max_epochs", "many"], "`trainer.max_epochs` should be a whole number. Got many."),
     (["--data.split.fractions", "[0.5, 0.5]"], "`data.split.fractions`: Expected a tuple with 3 elements."),
     (["--data.perturbations.keep", "some"], "`data.perturbations.keep` should be one of all, successful. Got some."),
@@ -67,7 +73,7 @@ WRONG = [
     ),
     (["--trainer", "null"], "`trainer` should hold settings. Got null."),
     (["--trainer.accumulate_grad_batches", "0"], "`trainer.accumulate_grad_batches` should be above 0."),
-    (["--seed_everything", "-1"], "`seed_everything` should be a seed. Got -1 does not conform to restriction"),
+    (["--seed_everything", "-1"], "`seed_everything` should be a number of at least 0 and below 2**32. Got -1."),
 ]
 IN_A_FILE = [
     ("trainer: {max_epoch: 3}", f"{ONLY_KNOWN} Got `trainer.max_epoch`. Did you mean `trainer.max_epochs`?"),
@@ -86,7 +92,7 @@ IN_A_FILE = [
     ("cache_dir: null", "`cache_dir` should have a value. Got null."),
 ]
 INTERPOLATED = [
-    ("${oc.env:SMOOTHING}", "Not of type ClosedUnitInterval: 1.5 does not conform"),
+    ("${oc.env:SMOOTHING}", "should be a number of at least 0 and at most 1. Got 1.5."),
     ("${nowhere.key}", "Interpolation key '.nowhere.key' not found"),
     ("${dvi:8,255}", "Unsupported interpolation type dvi"),
     ("${oops", "no viable alternative at input '${oops'"),
