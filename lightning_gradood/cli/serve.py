@@ -103,15 +103,17 @@ def application(guard: "Guard", max_megabytes: float, max_megapixels: float, max
     async def admit(request: Request, answer: Any) -> Any:
         started, full = time.perf_counter(), counts[_WAITING] >= max_waiting and request.method == "POST"
         counts[_WAITING] += 1
+        code = 500  # where answering raises an error
         try:
             sentence = f"{max_waiting} requests wait already. Try again."
             response = JSONResponse({"detail": sentence}, 503) if full else await answer(request)
+            code = response.status_code
+            return response
         finally:
             counts[_WAITING] -= 1
-        counts[_REQUESTS.format(response.status_code)] += 1
-        counts[_SECONDS.format("count")] += 1
-        counts[_SECONDS.format("sum")] += time.perf_counter() - started
-        return response
+            counts[_REQUESTS.format(code)] += 1
+            counts[_SECONDS.format("count")] += 1
+            counts[_SECONDS.format("sum")] += time.perf_counter() - started
 
     @app.get("/ready")
     async def ready() -> dict[str, str | float]:

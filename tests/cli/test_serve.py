@@ -1,5 +1,6 @@
 """The verb `serve` through real HTTP: concurrent requests, garbage and oversize bodies; every one is answered, and counted."""
 
+import asyncio
 import http.client
 import io
 import json
@@ -7,13 +8,14 @@ import re
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
 from PIL import Image
 from tiny import write_digits
 
+from lightning_gradood.cli.serve import application
 from lightning_gradood.guard import Guard
 
 BOUNDARY = "----boundary"
@@ -101,3 +103,26 @@ def test_each_image_has_its_verdict_or_its_error_and_bad_requests_a_sentence_for
         'gradood_requests_total{code="413"}': 3, "gradood_requests_waiting": 1,
     }  # fmt: skip
     assert {name: lines[name] for name in counted} == {name: str(value) for name, value in counted.items()}
+
+
+def test_a_request_whose_answer_fails_is_counted(run, monkeypatch):
+    guard, sent = Guard.load(run), []
+    app = application(guard, 1, 1, 9)
+    monkeypatch.setattr(guard, "score_files", lambda *_, **__: 1 / 0)
+    body, headers = multipart([("a.png", b"some")])
+    raw = [
+        (name.lower().encode(), str(text).encode()) for name, text in {**headers, "Content-Length": len(body)}.items()
+    ]
+
+    async def receive():
+        return {"type": "http.request", "body": body}
+
+    async def send(message):
+        sent.append(message)
+
+    for method, path in (("POST", "/score"), ("GET", "/metrics")):
+        scope = {"type": "http", "method": method, "path": path, "query_string": b"", "headers": raw}
+        with suppress(ZeroDivisionError):  # which uvicorn logs
+            asyncio.run(app(scope, receive, send))
+    assert [one["status"] for one in sent if "status" in one] == [500, 200]
+    assert b'gradood_requests_total{code="500"} 1\n' in sent[-2]["body"] + sent[-1]["body"]
