@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lightning_gradood.data import make_manifest
+from lightning_gradood.data import drawn_splits
 from lightning_gradood.detectors import MLP
 from lightning_gradood.evaluation import evaluate
 from lightning_gradood.gradients import LabelDesign
@@ -79,8 +79,9 @@ def compared(
     table = defaultdict(list)
     normal = records[NORMAL]
     for seed in range(splits):
-        manifest = make_manifest({NORMAL: normal.ids}, {NORMAL: normal.column("label")}, [0.4, 0.4, 0.2], seed)
-        mixed = {name: part.with_splits(manifest.split_of) for name, part in records.items()}
+        drawn = drawn_splits(NORMAL, normal.ids, normal.column("label"), [0.4, 0.4, 0.2], seed)
+        split_of = {one: split for split, ids in drawn.items() for one in ids}
+        mixed = {name: part.with_splits(split_of) for name, part in records.items()}
         for source in sources:
             detector = MLP([Known(name) for name in designs], MLPSettings())
             outcome = evaluate(detector, detection_dataset(mixed, source), source=source, seed=seed, resamples=1)

@@ -41,10 +41,10 @@ WRITING = {
 }  # fmt: skip
 # Lines of a room. A commit that needs more raises the number here, and says why.
 BUDGET = {
-    "__init__": 27, "__main__": 3, "audit": 794, "cli": 2476, "core": 1690, "data": 2134, "detectors": 4096,
-    "evaluation": 1156, "extraction": 903, "fitting": 228, "gradients": 3124, "guard": 1817, "metrics": 852,
+    "__init__": 27, "__main__": 3, "audit": 794, "cli": 2439, "core": 1690, "data": 2119, "detectors": 4096,
+    "evaluation": 1156, "extraction": 903, "fitting": 228, "gradients": 3124, "guard": 1813, "metrics": 852,
     "networks": 1328, "perturbations": 1728, "preflight": 71, "probes": 760, "records": 576, "report": 3320,
-    "tasks": 656, "trainer": 276,
+    "tasks": 647, "trainer": 276,
 }  # fmt: skip
 
 

@@ -21,7 +21,7 @@ from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities import rank_zero_info
 
 from lightning_gradood.cli import defaults, parsing
-from lightning_gradood.cli.network_words import of_former_network
+from lightning_gradood.cli.signatures import readable_signatures
 from lightning_gradood.cli.stopping import share_signals
 from lightning_gradood.cli.verbs import ABOUT, VERBS, Ended, Stopped
 from lightning_gradood.core import (
@@ -79,7 +79,7 @@ class Command(LightningCLI):
         if offered:  # parsers of the other verbs would take two thirds of the time to parse
             self.subcommands = lambda: offered  # type: ignore[method-assign]
         verbs = {verb: {**mode, "description": VERBS[verb]} for verb in self.subcommands()}
-        with parsing.readable_signatures(self.words):
+        with readable_signatures(self.words):
             super().__init__(
                 ClassificationTask,
                 ImageDataModule,
@@ -116,8 +116,7 @@ class Command(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         """Resolve a network's name, find the run's folder and point the loggers at it."""
-        former = of_former_network(self.words)
-        defaults.resolve_network(self.config[str(self.subcommand)], self.subcommand == "fit", former)
+        defaults.resolve_network(self.config[str(self.subcommand)], self.subcommand == "fit")
         self.folder = self._choose_folder()
         if self._setting("trainer").fast_dev_run and self._setting("detection") is not None:
             defaults.rehearse(self.config[str(self.subcommand)])

@@ -7,7 +7,7 @@ import shlex
 import socket
 import sys
 import warnings
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from importlib.metadata import version
 from logging.handlers import MemoryHandler
@@ -113,10 +113,9 @@ def place_loggers(loggers: Any, folder: Path | None, identity: Callable[[], dict
                 rank_zero_info(line)
 
 
-def resolve_network(configuration: Namespace, trains: bool, former: Collection[str] = ()) -> None:
+def resolve_network(configuration: Namespace, trains: bool) -> None:
     """Write what the name of a trained network stands for, the number of its weights' outputs, and its images; in place.
 
-    Arguments of a `former` network are taken away; one that is trained keeps the number of classes, which is the data's.
     Images are described where the experiment leaves them open: by null for a network that is named with its weights,
     else by `as_trained` and by a `CentreSquare` of no size.
     """
@@ -124,8 +123,6 @@ def resolve_network(configuration: Namespace, trains: bool, former: Collection[s
     if not (given := model.get("network")) or not {"weights", "normalize"} <= set(model.as_dict()):
         return  # a task of the user's own
     path, arguments, said = given.class_path, given.as_dict().get("init_args") or {}, list[str]()
-    for name in {*former} & {*arguments} - ({"num_classes"} if trains else set()):
-        del arguments[name], given.init_args[name]
     found = trained_network(path, arguments, model.weights)
     usual = found
     with suppress(Refusal):  # of a name that torchvision or timm have no weights for

@@ -4,7 +4,6 @@ import itertools
 import sys
 from contextlib import suppress
 from pathlib import Path
-from statistics import mean
 from typing import TYPE_CHECKING, Literal
 
 from jsonargparse.typing import OpenUnitInterval
@@ -65,7 +64,7 @@ def export(
     except Refusal as refusal:
         if not unexportable(loaded.saved):
             raise
-        raise Refusal(f"{refusal} {_nearest(guard_folder(guard).parent, trust or ())}") from refusal
+        raise Refusal(f"{refusal} {_others(guard_folder(guard).parent, trust or ())}") from refusal
     with atomic_write(Path(output), "OUTPUT") as file:
         file.write(found.content)
     shape = ", ".join(map(str, loaded.about.image_shape))
@@ -94,26 +93,15 @@ def _compared(guard: "Guard", images: list[str]) -> "Tensor":
     return torch.stack([guard.read(path) for path in paths]) if paths else torch.empty(0, *guard.about.image_shape)
 
 
-def _nearest(run: Path, trust: list[str] | tuple[()]) -> str:
-    """The detector of the guard's run with the highest AUROC of those that can be exported, in a sentence."""
+def _others(run: Path, trust: list[str] | tuple[()]) -> str:
+    """Name the detectors of the guard's run that can be exported."""
     from lightning_gradood.core import Refusal
     from lightning_gradood.detectors import load_detector
     from lightning_gradood.guard import unexportable
-    from lightning_gradood.report import Run
 
-    found = dict[str, list[float]]()
-    if (run / "results.parquet").is_file():
-        usable = set[str]()
-        for path in run.glob("detectors/*/*.safetensors"):
-            with suppress(Refusal):  # of a package that is not trusted, or not there
-                usable |= set() if unexportable(load_detector(path, trust)) else {path.stem}
-        for one in Run.read(run).outcomes:
-            if one.detector in usable and "auroc" in one.metrics["val"]:
-                found.setdefault(one.detector, []).append(one.metrics["val"]["auroc"])
-    if not found:
-        return "Run `detect` again with --detection.guard knn, or another of them."
-    best = max(found, key=lambda name: mean(found[name]))
-    return (
-        f"The nearest in its run is `{best}`, mean AUROC {100 * mean(found[best]):.1f} % on `val`: run `detect` again with "
-        f"--detection.guard {best}, which reads little anew."
-    )
+    usable = set[str]()
+    for path in run.glob("detectors/*/*.safetensors"):
+        with suppress(Refusal):  # of a package that is not trusted, or not there
+            usable |= set() if unexportable(load_detector(path, trust)) else {path.stem}
+    names = ", ".join(f"`{name}`" for name in sorted(usable))
+    return f"Run `detect` again with --detection.guard and {f'one of its {names}' if names else 'e.g. knn'}."

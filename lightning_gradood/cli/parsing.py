@@ -1,4 +1,4 @@
-"""The parser of experiments: help texts, refusals in one sentence, limits on YAML, signatures that it cannot read, `--trust`."""
+"""The parser of experiments: help texts, refusals in one sentence, limits on YAML, `--trust`."""
 
 import argparse
 import inspect
@@ -8,10 +8,9 @@ import pkgutil
 import re
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import is_dataclass
 from functools import cache
-from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -25,12 +24,11 @@ from lightning.pytorch import callbacks, loggers
 from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from torch import nn
 from torchvision.transforms import v2
 
 from lightning_gradood import data, detectors, gradients, networks, perturbations, tasks
-from lightning_gradood.cli.network_words import ARGUMENTS, CLASS_PATH, CONFIG, network_settings
 from lightning_gradood.cli.plain import one_sentence, own_keys
+from lightning_gradood.cli.signatures import ARGUMENTS, CLASS_PATH, CONFIG
 from lightning_gradood.core import (
     Refusal,
     Seed,
@@ -330,44 +328,3 @@ def refused_by_lightning(*more: type[Exception]) -> Iterator[None]:
             raise
         said = " ".join(str(error).split())
         raise Refusal(f"`trainer` should hold settings that work on this machine. Got: {said}") from error
-
-
-@contextmanager
-def readable_signatures(words: Sequence[str]) -> Iterator[None]:
-    """Show the parser what it cannot read from signatures, the only place where what is of others is changed.
-
-    A function without annotations, such as `timm.create_model`, may stand under `--model.network`, with any keyword
-    that it takes; `--trainer.logger CSVLogger` may stand alone, as `place_loggers` fills in its `save_dir`.
-    """
-    path, names = None, list[str]()
-    for name, value in network_settings(words):
-        if name not in ("", CLASS_PATH):
-            names.append(name)
-        elif value != path:
-            path, names = value, []  # arguments of another one
-    room, _, name = str(path).rpartition(".")
-    with suppress(Exception):  # importing runs a user's module: the parser imports it again, and says what is wrong
-        check_import(str(path))
-        function = getattr(import_module(room), name)
-        if inspect.isfunction(function):
-            _describe(function, names)
-    before = {kind: kind.__init__.__defaults__ for kind in (loggers.CSVLogger, loggers.TensorBoardLogger)}
-    try:
-        for kind, values in before.items():
-            kind.__init__.__defaults__ = (None, *(values or ()))  # `save_dir` is the last parameter that has no default
-        yield
-    finally:
-        for kind, values in before.items():
-            kind.__init__.__defaults__ = values
-
-
-def _describe(function: Any, names: Sequence[str]) -> None:
-    """Say that a function returns a network, and which keywords stand for its `**kwargs`."""
-    signature = inspect.signature(function)
-    known = list(signature.parameters.values())
-    function.__annotations__ = {**function.__annotations__, "return": nn.Module}
-    if known and known[-1].kind == inspect.Parameter.VAR_KEYWORD:
-        more = [name for name in dict.fromkeys(names) if name.isidentifier() and name not in signature.parameters]
-        keyword = inspect.Parameter.KEYWORD_ONLY
-        known[-1:-1] = [inspect.Parameter(name, keyword, default=None, annotation=Any) for name in more]
-        function.__signature__ = signature.replace(parameters=known, return_annotation=nn.Module)

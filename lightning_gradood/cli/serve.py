@@ -5,7 +5,6 @@ import sys
 import time
 from collections import defaultdict
 from dataclasses import asdict
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from jsonargparse.typing import NonNegativeInt, OpenUnitInterval, PositiveFloat, PositiveInt
@@ -24,6 +23,7 @@ _KINDS = {
 _INFO, _REQUESTS = 'gradood_guard_info{{guard="{}"}}', 'gradood_requests_total{{code="{}"}}'
 _WAITING, _OUTCOME = "gradood_requests_waiting", 'gradood_images_total{{outcome="{}"}}'
 _SECONDS, _P_VALUE = "gradood_request_seconds_{}", "gradood_p_value_{}"
+_BUSY = "{} requests wait already. Try again."
 _AT_MOST = 'gradood_p_value_bucket{{le="{}"}}'
 _BOUNDS = ("0.001", "0.01", "0.05", "0.1", "0.25", "0.5", "0.75", "1", "+Inf")  # near these shares where nothing drifts
 
@@ -101,12 +101,11 @@ def application(guard: "Guard", max_megabytes: float, max_megapixels: float, max
 
     @app.middleware("http")
     async def admit(request: Request, answer: Any) -> Any:
-        started, full = time.perf_counter(), counts[_WAITING] >= max_waiting and request.method == "POST"
+        full = counts[_WAITING] >= max_waiting and request.method == "POST"
         counts[_WAITING] += 1
-        code = 500  # where answering raises an error
+        started, code = time.perf_counter(), 500  # where answering raises an error
         try:
-            sentence = f"{max_waiting} requests wait already. Try again."
-            response = JSONResponse({"detail": sentence}, 503) if full else await answer(request)
+            response = JSONResponse({"detail": _BUSY.format(max_waiting)}, 503) if full else await answer(request)
             code = response.status_code
             return response
         finally:
@@ -117,8 +116,8 @@ def application(guard: "Guard", max_megabytes: float, max_megapixels: float, max
 
     @app.get("/ready")
     async def ready() -> dict[str, str | float]:
-        about = {"threshold": guard.threshold, "false_positive_rate": guard.about.false_positive_rate}
-        return {"status": "ready", "guard": guard.about.identity, **about}
+        rates = {"threshold": guard.threshold, "false_positive_rate": guard.about.false_positive_rate}
+        return {"status": "ready", "guard": guard.about.identity} | rates
 
     @app.get("/metrics", response_class=PlainTextResponse)
     async def metrics() -> str:
@@ -136,8 +135,7 @@ def application(guard: "Guard", max_megabytes: float, max_megapixels: float, max
             images = [ImageBytes(one.filename or f"image {row}", await one.read()) for row, one in enumerate(files)]
         if not images:
             raise HTTPException(400, "A request should be multipart with one or more files named `images`. Got none.")
-        scoring = partial(guard.score_files, images, megapixels=max_megapixels)
-        verdicts = await to_thread.run_sync(lambda: list(scoring()), limiter=alone)
+        verdicts = await to_thread.run_sync(list, guard.score_files(images, megapixels=max_megapixels), limiter=alone)
         for one in verdicts:
             counts[_OUTCOME.format("unreadable" if one.error else "flagged" if one.flagged else "passed")] += 1
             if one.p_value is not None:

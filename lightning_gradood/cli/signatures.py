@@ -1,37 +1,59 @@
-"""What a command line and its files say of the network, and what of it belongs to another one."""
+"""Signatures that the parser of experiments cannot read, and what a command line and its files say of the network."""
 
-import pkgutil
+import inspect
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from importlib import import_module
 from typing import Any
 
 import yaml
+from lightning.pytorch import loggers
+from torch import nn
 
-from lightning_gradood.core import read_yaml
+from lightning_gradood.core import check_import, read_yaml
 
 CLASS_PATH, ARGUMENTS, CONFIG = "class_path", "init_args", ("-c", "--config")
 
 
-def of_former_network(words: Sequence[str]) -> set[str]:
-    """Names of arguments that files give to another network, of which the one that is named last is no subclass."""
-    path, given, former = None, set[str](), set[str]()
+@contextmanager
+def readable_signatures(words: Sequence[str]) -> Iterator[None]:
+    """Show the parser what it cannot read from signatures, the only place where what is of others is changed.
+
+    A function without annotations, such as `timm.create_model`, may stand under `--model.network`, with any keyword
+    that it takes; `--trainer.logger CSVLogger` may stand alone, as `place_loggers` fills in its `save_dir`.
+    """
+    path, names = None, list[str]()
     for name, value in network_settings(words):
         if name not in ("", CLASS_PATH):
-            given.add(name)
-            former.discard(name)
+            names.append(name)
         elif value != path:
-            if path and not _is_subclass(value, path):
-                given, former = set(), former | given
-            path = value
-    return former
-
-
-def _is_subclass(path: str, other: str) -> bool:
-    """Whether both are import paths of classes, the first derived from the second."""
+            path, names = value, []  # arguments of another one
+    room, _, name = str(path).rpartition(".")
+    with suppress(Exception):  # importing runs a user's module: the parser imports it again, and says what is wrong
+        check_import(str(path))
+        function = getattr(import_module(room), name)
+        if inspect.isfunction(function):
+            _describe(function, names)
+    before = {kind: kind.__init__.__defaults__ for kind in (loggers.CSVLogger, loggers.TensorBoardLogger)}
     try:
-        return issubclass(pkgutil.resolve_name(path), pkgutil.resolve_name(other))
-    except (AttributeError, ImportError, TypeError, ValueError):  # a function, a name of a hub, or nothing
-        return False
+        for kind, values in before.items():
+            kind.__init__.__defaults__ = (None, *(values or ()))  # `save_dir` is the last parameter that has no default
+        yield
+    finally:
+        for kind, values in before.items():
+            kind.__init__.__defaults__ = values
+
+
+def _describe(function: Any, names: Sequence[str]) -> None:
+    """Say that a function returns a network, and which keywords stand for its `**kwargs`."""
+    signature = inspect.signature(function)
+    known = list(signature.parameters.values())
+    function.__annotations__ = {**function.__annotations__, "return": nn.Module}
+    if known and known[-1].kind == inspect.Parameter.VAR_KEYWORD:
+        more = [name for name in dict.fromkeys(names) if name.isidentifier() and name not in signature.parameters]
+        keyword = inspect.Parameter.KEYWORD_ONLY
+        known[-1:-1] = [inspect.Parameter(name, keyword, default=None, annotation=Any) for name in more]
+        function.__signature__ = signature.replace(parameters=known, return_annotation=nn.Module)
 
 
 def network_settings(words: Sequence[str]) -> Iterator[tuple[str, Any]]:

@@ -37,11 +37,11 @@ from lightning_gradood.data.source import (
     class_name,
     row_keys,
 )
-from lightning_gradood.data.splits import Budget, Manifest, Split, make_manifest, split_rows
+from lightning_gradood.data.splits import Budget, Manifest, Split, drawn_splits, split_rows
 
 __all__ = [
     "BUILT_IN", "PARTS", "Budget", "DatasetSource", "DigitsSource", "FolderSource", "Given", "ImageBatch",
     "ImageDataModule", "Limits", "ListSource", "Listing", "LoadedSource", "Manifest", "Outputs", "Perturbations",
-    "PerturbedSource", "PhotoPatches", "RandomCropFlip", "Source", "Sources", "Split", "class_name", "file_differences",
-    "make_manifest", "open_source", "row_keys", "split_rows",
+    "PerturbedSource", "PhotoPatches", "RandomCropFlip", "Source", "Sources", "Split", "class_name", "drawn_splits",
+    "file_differences", "open_source", "row_keys", "split_rows",
 ]  # fmt: skip

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import override  # typing has it from Python 3.12 on
 
-from lightning_gradood.core import Refusal, did_you_mean, digest
+from lightning_gradood.core import Refusal, did_you_mean, digest, named_seed
 from lightning_gradood.data.source import FolderSource, GivenSource, Listing, Source, as_source, class_order
 from lightning_gradood.data.splits import split_rows
 from lightning_gradood.records import NORMAL, SPLITS
@@ -95,6 +95,7 @@ class PartsListing(Listing):
 
 
 def splits_by_part(
+    source: str,
     ids: Sequence[str],
     parts: Sequence[str],
     labels: NDArray[np.int64],
@@ -102,12 +103,12 @@ def splits_by_part(
     seed: int,
     groups: NDArray[np.int64],
 ) -> dict[str, list[str]]:
-    """Ids of each split, some of which may be empty, from the part of each image; `groups` share a split in `fit+val`."""
+    """Ids of each split of a source, some of which may be empty, from the part of each image; as `drawn_splits`."""
     split_of = np.array([PARTS[part] for part in parts], dtype="<U5")
     both = np.flatnonzero(split_of == "")
     shares = [share / sum(fractions[:2]) for share in fractions[:2]]
     if len(both):
-        train, val = split_rows(labels[both], shares, seed, groups[both])
+        train, val = split_rows(labels[both], shares, named_seed(seed, source), groups[both])
         split_of[both[train]], split_of[both[val]] = "train", "val"
     return {split: [ids[row] for row in np.flatnonzero(split_of == split).tolist()] for split in SPLITS}
 

@@ -14,12 +14,6 @@ from lightning_gradood.data.source import FolderListing, Source
 
 _BYTES = 500_000_000  # the list of ImageNet's training images takes 60 MB
 _LABEL = re.compile(r"\s+(-?\d+)$")
-_ARCHIVES = frozenset([  # the folders below `images_classic` and `images_largescale`, each from an archive of its name
-    "cifar10", "cifar100", "cifar10c", "cifar100c", "tin", "tin597", "mnist", "svhn", "texture", "places365", "cinic10",
-    "imagenet_1k", "ssb_hard", "ninco", "inaturalist", "openimage_o", "imagenet_v2", "imagenet_c", "imagenet_r",
-    "imagenet_es",
-])  # fmt: skip
-_IMAGENET = "ImageNet's own `ILSVRC2012_img_train.tar` from image-net.org, a folder for each class in"
 
 
 @dataclass(frozen=True)
@@ -84,13 +78,10 @@ def _missing(root: Path, names: Iterable[str]) -> Sequence[str]:
 
 
 def _where_from(missing: Sequence[str], root: Path) -> str:
-    """Name the archives that hold missing files."""
-    parts = {name: name.split(os.sep) for name in missing}
-    if any(one[:2] == ["imagenet_1k", "train"] for one in parts.values()):
-        return f"Unpack {_IMAGENET} `{root / 'imagenet_1k' / 'train'}`."
-    folders = [*dict.fromkeys(one[0] for one in parts.values() if len(one) > 1)]
-    if known := [name for name in folders if name in _ARCHIVES]:
-        archives = " and ".join(f"`{name}.zip` in `{root / name}`" for name in known)
-        return f"Unpack OpenOOD's {archives} (its scripts/download/download.py fetches them)."
-    below = f" Its first folders are {', '.join(f'`{name}`' for name in folders[:3])}." if folders else ""
-    return f"Put them there, or correct `root`.{below}"
+    """Say how missing files get there."""
+    folders = dict.fromkeys(name.split(os.sep)[0] for name in missing if os.sep in name)
+    archives = " and ".join(f"`{name}.zip` in `{root / name}`" for name in [*folders][:3])
+    below = (
+        f"; of OpenOOD's lists, unpack {archives} (its scripts/download/download.py fetches them)" if folders else ""
+    )
+    return f"Put them there, or correct `root`{below}."

@@ -30,9 +30,9 @@ from lightning_gradood.data.splits import (
     Manifest,
     Rows,
     Split,
+    drawn_splits,
     exact_shares,
     in_proportion,
-    make_manifest,
     split_rows,
 )
 from lightning_gradood.perturbations import FGSM, KINDS, PGD, Perturbation, Semantic, corruptions_at, preset
@@ -297,19 +297,15 @@ class Sources:
         return self._manifest(self.clean, self.split.seed, groups)
 
     def _manifest(self, sources: Mapping[str, LoadedSource], seed: int, groups: Mapping[str, Rows]) -> Manifest:
-        listed, fractions = self._listed, self.split.fractions
-        drawn = {name: one for name, one in sources.items() if not one.parts and name not in listed}
-        ids, labels = ({name: getattr(one, kind) for name, one in drawn.items()} for kind in ("ids", "labels"))
-        made = make_manifest(ids, labels, fractions, seed, groups)
-        found = {}
+        listed, fractions, found = self._listed, self.split.fractions, dict[str, dict[str, list[str]]]()
         for name, one in sources.items():
+            own = (one.labels, fractions, seed, groups[name])
             if name in listed:
                 found[name] = listed[name]
             elif one.parts:
-                own = named_seed(seed, name)
-                found[name] = splits_by_part(one.ids, one.parts, one.labels, fractions, own, groups[name])
+                found[name] = splits_by_part(name, one.ids, one.parts, *own)
             else:
-                found[name] = made.sources[name]
+                found[name] = drawn_splits(name, one.ids, *own)
         return Manifest(seed, list(fractions), found)
 
     @cached_property

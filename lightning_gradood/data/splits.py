@@ -209,34 +209,31 @@ class Manifest:
             file.write(f"{json.dumps(asdict(self), indent=1)}\n".encode())
 
 
-def make_manifest(
-    ids: Mapping[str, Sequence[str]],
-    labels: Mapping[str, Sequence[int] | NDArray[Any]],
+def drawn_splits(
+    source: str,
+    ids: Sequence[str],
+    labels: Sequence[int] | NDArray[Any],
     fractions: Sequence[float],
     seed: int,
-    groups: Mapping[str, NDArray[Any]] | None = None,
-) -> Manifest:
-    """Split every source into train, val and test, each on its own, so that no source's split depends on the others.
+    groups: NDArray[Any] | None = None,
+) -> dict[str, list[str]]:
+    """Split a source's images into train, val and test, independently of other sources.
 
     Args:
-        ids: The ids of each source's images, in order.
+        source: Its name, with which the seed is combined.
+        ids: Of its images, in order.
         labels: Their classes, for stratification.
         fractions: The shares of train, val and test; positive, with sum 1.
-        seed: Combined with each source's name.
-        groups: For each source, which images are the same one and stay together; see `split_rows`.
+        groups: Which images are the same one and stay together; see `split_rows`.
 
     Raises:
-        Refusal: There are no such fractions, or a source has too few images to fill every split.
+        Refusal: There are no such fractions, or the source has too few images to fill every split.
     """
-    sources = {}
-    for source, names in ids.items():
-        same = None if groups is None else groups[source]
-        parts = split_rows(labels[source], fractions, named_seed(seed, source), same)
-        if min(map(len, parts)) == 0:
-            different = len(names) if same is None else len(np.unique(same))
-            raise Refusal(
-                f"`{source}` should have enough images to fill every split of {list(fractions)}. "
-                f"Got `{source}` with {len(names)}, {different} of them different. Add images, or raise `limits.images`."
-            )
-        sources[source] = {split: [names[row] for row in rows] for split, rows in zip(SPLITS, parts, strict=True)}
-    return Manifest(seed, list(fractions), sources)
+    parts = split_rows(labels, fractions, named_seed(seed, source), groups)
+    if min(map(len, parts)) == 0:
+        different = len(ids if groups is None else np.unique(groups))
+        raise Refusal(
+            f"`{source}` should have enough images to fill every split of {list(fractions)}. "
+            f"Got `{source}` with {len(ids)}, {different} of them different. Add images, or raise `limits.images`."
+        )
+    return {split: [ids[row] for row in rows] for split, rows in zip(SPLITS, parts, strict=True)}

@@ -74,16 +74,17 @@ def explain(guard: Guard, images: Tensor, heat: bool = False) -> list[Explanatio
     records, fitted = guard.records(images), guard.fitted
     found = []
     for row in range(len(records)):
-        one = _Readings(guard, Records(records.table.slice(row, 1)))
-        score, baseline = one.scores(np.stack([one.image, one.baseline])).tolist()
-        parts, usual = guard.saved.detector.parts(fitted, one.record), guard.usual_parts
+        record = Records(records.table.slice(row, 1))
+        image, mean, scores = _readings(guard, record)
+        score, baseline = scores(np.stack([image, mean])).tolist()
+        parts, usual = guard.saved.detector.parts(fitted, record), guard.usual_parts
         if len(parts) > 1 and math.isclose(sum(part.item() for part in parts.values()), score):
             names, added = [*parts], [part.item() - usual[name] for name, part in parts.items()]
             baseline = sum(usual.values())
         elif isinstance(fitted, FittedMLP) and list(fitted.inputs.names) == ["norms"] and fitted.inputs.log_values:
-            names, added = reading_names(guard), mlp_contributions(fitted.network, one.image, one.baseline).tolist()
+            names, added = reading_names(guard), mlp_contributions(fitted.network, image, mean).tolist()
         else:
-            names, added = reading_names(guard), shapley_values(one.scores, one.image, one.baseline).tolist()
+            names, added = reading_names(guard), shapley_values(scores, image, mean).tolist()
         warmth = _occlusion_map(guard, as_float(images[row].detach().cpu()), score) if heat else None
         found.append(Explanation(score, baseline, dict(zip(names, added, strict=True)), warmth))
     return found
@@ -126,28 +127,23 @@ def shapley_values(
     return np.asarray(total / (2 * orders))
 
 
-class _Readings:
-    """Readings of one image and of the baseline, float64 [D], and the image's scores with other readings."""
+def _readings(guard: Guard, record: Records) -> tuple[np.ndarray, np.ndarray, Callable[[np.ndarray], np.ndarray]]:
+    """Readings of one image and of the baseline, float64 [D], and a function to the image's scores with other readings."""
+    names = [probe.name for probe in guard.probes]
+    values = [record.probe(name)[0].astype(np.float64) for name in names]
+    ends = np.cumsum([len(one) for one in values])[:-1]
 
-    def __init__(self, guard: Guard, record: Records) -> None:
-        self.guard, self.record = guard, record
-        values = [record.probe(probe.name)[0].astype(np.float64) for probe in guard.probes]
-        self.image, self._widths = np.concatenate(values), [len(one) for one in values]
-        self.baseline = np.concatenate([guard.about.baseline[probe.name] for probe in guard.probes])
-
-    def records(self, rows: np.ndarray) -> Records:
-        names = [probe.name for probe in self.guard.probes]
-        parts = np.split(rows, np.cumsum(self._widths)[:-1], axis=-1)
-        return Records.build(
+    def scores(rows: np.ndarray) -> np.ndarray:
+        records = Records.build(
             [f"image/{row}" for row in range(len(rows))],
             source=NORMAL,
-            values=dict(zip(names, parts, strict=True)),
-            names={name: self.record.names(name) for name in names},
-            prediction=[int(self.record.column("prediction")[0])] * len(rows),
+            values=dict(zip(names, np.split(rows, ends, axis=-1), strict=True)),
+            names={name: record.names(name) for name in names},
+            prediction=[int(record.column("prediction")[0])] * len(rows),
         )
+        return np.asarray(guard.fitted.score(records), dtype=np.float64)
 
-    def scores(self, rows: np.ndarray) -> np.ndarray:
-        return np.asarray(self.guard.fitted.score(self.records(rows)), dtype=np.float64)
+    return np.concatenate(values), np.concatenate([guard.about.baseline[name] for name in names]), scores
 
 
 def _occlusion_map(guard: Guard, image: Tensor, score: float) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -78,6 +78,7 @@ def train_detection(members: Sequence[Member]) -> list[Trained | Refusal]:
                 enable_progress_bar=False,
                 enable_model_summary=False,
                 num_sanity_val_steps=0,
+                reload_dataloaders_every_n_epochs=1,  # an epoch has as many steps as its longest MLP
             )
             trainer.fit(task)
         finally:
@@ -107,8 +108,8 @@ class DetectionTask(LightningModule):
         return [learner for learner in self.learners if not learner.stopped]
 
     @override
-    def train_dataloader(self) -> _Steps:
-        return _Steps(self)
+    def train_dataloader(self) -> range:
+        return range(max(learner.steps for learner in self.learning))
 
     @override
     def val_dataloader(self) -> range:
@@ -142,16 +143,6 @@ class DetectionTask(LightningModule):
         for learner in self.learning:
             learner.end_epoch()
         self.trainer.should_stop = not self.learning
-
-
-@dataclass
-class _Steps:
-    """Loader of an epoch's steps, as many as its longest MLP takes."""
-
-    task: DetectionTask
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(range(max(learner.steps for learner in self.task.learning)))
 
 
 class _Learner:

@@ -14,8 +14,7 @@ from tiny import FILE, called, refused, results
 
 from lightning_gradood.cli import main
 from lightning_gradood.cli.defaults import resolve_network
-from lightning_gradood.cli.network_words import of_former_network
-from lightning_gradood.cli.parsing import readable_signatures
+from lightning_gradood.cli.signatures import readable_signatures
 from lightning_gradood.core import Refusal, shipped_files
 from lightning_gradood.guard import Guard
 from lightning_gradood.networks import CifarResNet
@@ -126,12 +125,12 @@ NAMED = [  # words, class of the network, its number of classes, the transform
     ([*RESNET, "--model.network.num_classes", "4"], RESNET[1], 4, 32),
     (["--model.network", "people.Found", "--model.network.classes", "3", "--model.network.saturated", "false"],
      "people.Found", None, 224),
-    (["--model.network", "torchvision.models.SqueezeNet"], "torchvision.models.SqueezeNet", None, 224),
+    (["--model.network", "torchvision.models.SqueezeNet"], "torchvision.models.SqueezeNet", 1000, 224),
     (["--data.transform.size", "64"], "lightning_gradood.networks.resnet18", 10, 64),
 ]  # fmt: skip
 
 
-def test_outputs_follow_from_the_weights_images_from_the_network_and_what_the_file_says_of_another_goes(monkeypatch):
+def test_outputs_follow_from_the_weights_and_images_from_the_network(monkeypatch):
     monkeypatch.setenv("TORCH_HOME", "hub")
     Path("hub/hub/checkpoints").mkdir(parents=True)
     Path("hub/hub/checkpoints/squeezenet1_1-b8a52dc0.pth").touch()
@@ -141,7 +140,7 @@ def test_outputs_follow_from_the_weights_images_from_the_network_and_what_the_fi
     for words, network, classes, transform in NAMED:
         with readable_signatures(words):
             found = verdict(*words, verb="detect", file=folders)
-        resolve_network(found, False, of_former_network(["detect", "--config", folders, *words]))
+        resolve_network(found, False)
         model, made = found.model.init_args, found.data.init_args.transform.init_args
         assert (model.network.class_path, model.network.init_args.get("num_classes")) == (network, classes), words
         assert model.normalize.mean == IMAGENET.mean

@@ -93,7 +93,7 @@ def test_missing_archives_are_named_before_anything_is_read(capsys, workplace):
     for path in Path("data/images_classic/tin").rglob("*.png"):
         path.unlink()
     words = ["detect", "--config", "openood_cifar10", "--trainer.accelerator=cpu", "--trainer.logger=false"]
-    assert "Unpack OpenOOD's `tin.zip` in `data/images_classic/tin`" in refused(words, capsys)
+    assert "unpack `tin.zip` in `data/images_classic/tin`" in refused(words, capsys)
 
 
 @pytest.mark.slow

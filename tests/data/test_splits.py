@@ -6,8 +6,8 @@ from fractions import Fraction
 import numpy as np
 from asserts import assert_refused
 
-from lightning_gradood.data import make_manifest
-from lightning_gradood.data.splits import allocate, split_rows
+from lightning_gradood.data import drawn_splits
+from lightning_gradood.data.splits import Manifest, allocate, split_rows
 
 PAPER = (0.4, 0.4, 0.2)
 SVHN_TEST = [1744, 5099, 4149, 2882, 2523, 2384, 1977, 2019, 1660, 1595]  # images of each digit, 26,032 together
@@ -73,7 +73,8 @@ LABELS = {name: [n % 2 for n in range(len(ids))] for name, ids in IDS.items()}
 
 
 def manifest(names=("normal", "near", "far"), seed=0):
-    return make_manifest({name: IDS[name] for name in names}, LABELS, PAPER, seed)
+    drawn = {name: drawn_splits(name, IDS[name], LABELS[name], PAPER, seed) for name in names}
+    return Manifest(seed, list(PAPER), drawn)
 
 
 def test_every_id_has_one_split_by_its_source_s_name_and_the_seed_whatever_stands_beside_it(tmp_path):
@@ -87,16 +88,14 @@ def test_every_id_has_one_split_by_its_source_s_name_and_the_seed_whatever_stand
     made.write(tmp_path / "splits.json")
     assert json.loads((tmp_path / "splits.json").read_text()) == vars(manifest())
     assert [path.name for path in tmp_path.iterdir()] == ["splits.json"]
-    ids = {name: [f"{name}/{n}" for n in range(50)] for name in ("a", "b")}
-    made = make_manifest(ids, {name: [0] * 50 for name in ids}, PAPER, 0)
-    rows = [[name.partition("/")[2] for name in made.sources[source]["train"]] for source in ("a", "b")]
-    assert rows[0] != rows[1], "sources of one size are split differently"
+    one, other = (drawn_splits(name, range(50), [0] * 50, PAPER, 0) for name in ("a", "b"))
+    assert one != other, "sources of one size are split differently"
 
 
 def test_splits_that_cannot_be_are_refused():
-    few, fractions = {"few": ["few/0", "few/1"]}, "positive and sum to 1. Got `split.fractions = ["
+    few, fractions = ["few/0", "few/1"], "positive and sum to 1. Got `split.fractions = ["
     wrong = ([], [0.5, 0.4], [1.0, 0.0], [1.5, -0.5], [1 - 1e-9, 1e-9], [float("nan"), 1], [float("inf"), 1])
     assert_refused(
         *((lambda one=one: split_rows([0, 1], one, 0), fractions) for one in wrong),
-        (lambda: make_manifest(few, {"few": [0, 0]}, PAPER, 0), "`few` should have enough images to fill every split"),
+        (lambda: drawn_splits("few", few, [0, 0], PAPER, 0), "`few` should have enough images to fill every split"),
     )
