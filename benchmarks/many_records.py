@@ -26,8 +26,9 @@ import pyarrow as pa
 from benchmarks.clock import peak_bytes
 from lightning_gradood import detectors
 from lightning_gradood.core import pack
-from lightning_gradood.detectors import Detector, score_in_blocks
-from lightning_gradood.evaluation.trials import Beside, Selected, fit, measure
+from lightning_gradood.detectors import Detector, Fitted, score_in_blocks
+from lightning_gradood.evaluation import DetectionSettings, Outcome
+from lightning_gradood.evaluation.trials import fit, measure
 from lightning_gradood.records import NORMAL, LinearHead, Records
 
 ALONE = [detectors.Baseline(), detectors.MahalanobisPP(), detectors.Consistency()]
@@ -71,19 +72,19 @@ def main() -> None:
 
 def measured(name: str, count: int, features: int, classes: int) -> tuple[float, int, float, int]:
     """CPU seconds of a trial, its peak bytes above the records, CPU milliseconds of a score, bytes of the file."""
-    detector, found = DETECTORS[name](), list[Selected]()
+    detector, found, settings = DETECTORS[name](), list[tuple[Fitted, Outcome]](), DetectionSettings()
     needy = detector.needs_anomalies
     training = [made_up(detector, count // (1 + needy), features, classes, one) for one in [NORMAL, "ood"][: 1 + needy]]
     few = [made_up(detector, SCORED, features, classes, one, ("val", "test")) for one in (NORMAL, "ood")]
     tested = Records.concatenate([*(training if needy else []), *few])
 
     def trial() -> None:
-        found.append(fit(detector, tested, "ood", 0, 0.05, Beside(training=None if needy else training[0])))
-        measure(found[0], tested, "ood", 0, 1000)
+        found.append(fit(detector, tested, "ood", 0, settings, None if needy else training[0]))
+        measure(detector, *found[0], tested, "ood", settings)
 
     start = time.process_time()
     peak = peak_bytes(trial, "cpu")
-    seconds, fitted = time.process_time() - start, found[0].fitted
+    seconds, fitted = time.process_time() - start, found[0][0]
     score_in_blocks(fitted, few[0])  # what is computed once
     start = time.process_time()
     score_in_blocks(fitted, few[0])

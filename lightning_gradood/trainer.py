@@ -10,21 +10,21 @@ from pathlib import Path
 import lightning.pytorch as pl
 
 from lightning_gradood.core import LOG, Refusal, as_float, give_back_memory, progress, refused_as, stage
-from lightning_gradood.data import ImageDataModule
+from lightning_gradood.data import BUILT_IN, ImageDataModule
 from lightning_gradood.detectors import SavedDetector, save_detector
 from lightning_gradood.evaluation import (
+    Calibrated,
     DetectionDatasets,
     DetectionSettings,
     Failure,
-    Key,
-    Learnt,
+    Fits,
     Outcome,
     attempt_trial,
+    best_calibrated,
     fit_key,
     fit_side_by_side,
     gather,
     notes_on,
-    remarks_on,
     trials_of,
 )
 from lightning_gradood.extraction import CacheEntry, ProbeCallback, ids_of, leave_out_bad, prepare, read_records
@@ -36,10 +36,8 @@ from lightning_gradood.report import (
     GuardSummary,
     Workplace,
     alert,
-    choose_guard,
     keep_guard,
     tell,
-    without_anomalies_sentence,
     write_guard_summary,
     write_run,
 )
@@ -161,7 +159,10 @@ class Trainer(pl.Trainer):
             with stage("fitting detectors", self):
                 outcomes, fits = self._fit_detectors(settings, datasets, datamodule)
             if self.is_global_zero:
-                notes, remarks = notes_on(records, outcomes, left_out), remarks_on(fits)
+                notes = notes_on(records, outcomes, left_out)
+                remarks = {
+                    name: one.remark for (owner, name), (one, _) in fits.items() if owner == NORMAL and one.remark
+                }
                 sys.stdout.writelines(f"Note: {note}\n" for note in notes)
                 for note in [*notes, *remarks.values()]:  # remarks are printed above the table
                     LOG.warning(note)
@@ -232,12 +233,16 @@ class Trainer(pl.Trainer):
 
     def _fit_detectors(
         self, settings: DetectionSettings, datasets: DetectionDatasets, datamodule: ImageDataModule
-    ) -> tuple[list[Outcome], Mapping[Key, Learnt]]:
+    ) -> tuple[list[Outcome], Fits]:
         """Fit on the anomaly sources of this process, which keeps its fits; every process gets all outcomes."""
         detectors = settings.detectors_for(datamodule.sources.knows_anomalies)
         sources, outcomes = datamodule.sources.anomaly_names, list[Outcome]()
         if not datamodule.sources.knows_anomalies and self.is_global_zero:
-            sys.stdout.write(f"{without_anomalies_sentence(detectors)}\n")
+            sys.stdout.write(
+                f"No anomalies are named: {', '.join(one.name for one in detectors)} are fitted on normal images alone, and "
+                f"detectors that need anomalies are left out. The sources {BUILT_IN}* are made from the normal images; they do "
+                "not predict how your own anomalies will be detected.\n"
+            )
         failures = list[Failure]()
         mine = trials_of(detectors, sources, settings.protocol, settings.validation, self.global_rank, self.world_size)
         with stage("training MLPs", self):
@@ -263,11 +268,17 @@ class Trainer(pl.Trainer):
         return outcomes, fits
 
     def _save_guard(
-        self, place: Workplace, settings: DetectionSettings, datasets: DetectionDatasets, fits: Mapping[Key, Learnt]
+        self, place: Workplace, settings: DetectionSettings, datasets: DetectionDatasets, fits: Fits
     ) -> GuardSummary:
         """Choose, calibrate and save the guard's detector on the first process; the others help to prepare probes."""
-        folder = Path(self.default_root_dir) / "guard"
-        chosen = choose_guard(place, settings, datasets, self.failures, fits) if self.is_global_zero else Refusal()
+        folder, sources = Path(self.default_root_dir) / "guard", place.datamodule.sources
+        chosen: Calibrated | Refusal = Refusal()
+        if self.is_global_zero:
+            candidates = settings.guarding(sources.knows_anomalies)
+            try:
+                chosen = best_calibrated(candidates, datasets, sources.anomaly_names, settings, self.failures, fits)
+            except Refusal as refusal:
+                chosen = refusal
         give_back_memory()
         probes = self.strategy.broadcast([] if isinstance(chosen, Refusal) else chosen.detector.probes)
         network = place.model.network.to(self.strategy.root_device)

@@ -21,7 +21,7 @@ An `Outcome` holds all numbers of one detector on one anomaly source; `trials_of
 from lightning_gradood.evaluation.protocol import (
     DetectionDatasets,
     Failure,
-    Key,
+    Fits,
     attempt_trial,
     fit_key,
     fit_side_by_side,
@@ -29,15 +29,14 @@ from lightning_gradood.evaluation.protocol import (
     notes_on,
     refuse_empty_splits,
     refuse_single,
-    remarks_on,
     trials_of,
 )
 from lightning_gradood.evaluation.selection import Calibrated, best_calibrated
 from lightning_gradood.evaluation.settings import DetectionSettings
-from lightning_gradood.evaluation.trials import FLAGGED, Learnt, Outcome, SplitScores, attack_numbers, evaluate
+from lightning_gradood.evaluation.trials import FLAGGED, Outcome, SplitScores, attack_numbers, evaluate
 
 __all__ = [
-    "FLAGGED", "Calibrated", "DetectionDatasets", "DetectionSettings", "Failure", "Key", "Learnt", "Outcome",
-    "SplitScores", "attack_numbers", "attempt_trial", "best_calibrated", "evaluate", "fit_key", "fit_side_by_side",
-    "gather", "notes_on", "refuse_empty_splits", "refuse_single", "remarks_on", "trials_of",
+    "FLAGGED", "Calibrated", "DetectionDatasets", "DetectionSettings", "Failure", "Fits", "Outcome", "SplitScores",
+    "attack_numbers", "attempt_trial", "best_calibrated", "evaluate", "fit_key", "fit_side_by_side", "gather", "notes_on",
+    "refuse_empty_splits", "refuse_single", "trials_of",
 ]  # fmt: skip

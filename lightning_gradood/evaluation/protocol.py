@@ -14,18 +14,18 @@ from lightning_gradood.evaluation.settings import DetectionSettings, Protocol
 from lightning_gradood.evaluation.trials import (
     OTHERS,
     VALIDATION,
-    Beside,
-    Learnt,
     Outcome,
     fit,
-    fitting_records,
+    fitting_parts,
     full_spectrum,
+    joined,
     measure,
     scores_of,
 )
 from lightning_gradood.records import NORMAL, SYNTHETIC, Records, detection_dataset
 
-Key = tuple[str, str]
+Key = tuple[str, str]  # see `fit_key`
+Fits = dict[Key, tuple[Fitted, float]]  # what was learnt, and in how many seconds
 Result = TypeVar("Result")
 
 
@@ -142,12 +142,12 @@ class DetectionDatasets:
         }
         return replace(self, records=found)
 
-    def beside(self, detector: Detector) -> Beside:
-        """The synthetic outliers that a detector is fitted against, or the training images that one without them is."""
+    def beside(self, detector: Detector) -> Records | None:
+        """The synthetic outliers that a detector is fitted against, or training images, see `trials.fitting_parts`."""
         names = [f"{SYNTHETIC}{outlier.name}" for outlier in detector.needed_outliers]
         if names:
-            return Beside(synthetic=Records.concatenate([self.records[name] for name in names]))
-        return Beside(training=self.training if detector.learns_from_normal else None)
+            return Records.concatenate([self.records[name] for name in names])
+        return self.training if detector.learns_from_normal else None
 
     def all_normal(self, *sources: str) -> bool:
         """Whether the normal side of these sources is all clean normal images, and nothing else."""
@@ -174,14 +174,14 @@ def fitting_seed(detector: Detector, owner: str, seed: int) -> int:
     return named_seed(seed, owner if detector.needs_anomalies else NORMAL, bits=32)
 
 
-def fit_side_by_side(trials: Sequence[Trial], datasets: DetectionDatasets, seed: int) -> dict[Key, Learnt]:
-    """Fit the MLPs of several trials together, by `fit_key`; other detectors are fitted in their own trials."""
+def fit_side_by_side(trials: Sequence[Trial], datasets: DetectionDatasets, seed: int) -> Fits:
+    """Fit the MLPs of several trials together; other detectors, and one that fails here, are fitted in their own trials."""
 
     def begin(trial: Trial, detector: TrainedDetector) -> Fitted | UntrainedMLP:
         records = datasets.of(*trial.trained_on)
-        parts = [records.where(split=split) for split in ("train", "val")]
-        known = fitting_records(detector, parts, datasets.beside(detector))
-        return detector.begin(known, fitting_seed(detector, trial.owner, seed))
+        train, val = (records.where(split=split) for split in ("train", "val"))
+        parts = fitting_parts(detector, train, val, datasets.beside(detector))
+        return detector.begin(joined(detector, parts), fitting_seed(detector, trial.owner, seed))
 
     start, begins = time.perf_counter(), dict[Key, Callable[[], Fitted | UntrainedMLP]]()
     for trial in trials:
@@ -189,40 +189,28 @@ def fit_side_by_side(trials: Sequence[Trial], datasets: DetectionDatasets, seed:
             begins.setdefault(fit_key(trial, datasets), partial(begin, trial, trial.detector))
     found = fit_all(begins.values())
     seconds = (time.perf_counter() - start) / max(len(found), 1)  # each takes its share
-    return {
-        key: Learnt(one, [] if isinstance(one, Exception) else one.curves, seconds)
-        for key, one in zip(begins, found, strict=True)
-    }
+    return {key: (one, seconds) for key, one in zip(begins, found, strict=True) if not isinstance(one, Exception)}
 
 
 def run_trial(
-    trial: Trial, datasets: DetectionDatasets, settings: DetectionSettings, fits: dict[Key, Learnt] | None = None
+    trial: Trial, datasets: DetectionDatasets, settings: DetectionSettings, fits: Fits | None = None
 ) -> tuple[Fitted, list[Outcome]]:
     """Fit a trial's detector and test it; returns what it has learnt and one outcome per tested source.
 
-    `fits` are earlier ones by `fit_key`: one found there is not fitted again, and what a one-class detector has learnt
-    from all normal images is added.
+    What is found in `fits` is not fitted again, and what a one-class detector has learnt from all normal images is added.
     """
-    detector, key, seed = trial.detector, fit_key(trial, datasets), settings.seed
-    selected = fit(
-        detector,
-        datasets.of(*trial.trained_on),
-        trial.name,
-        fitting_seed(detector, trial.owner, seed),
-        settings.false_positive_rate,
-        datasets.beside(detector),
-        (fits or {}).get(key),
-    )
+    detector, key = trial.detector, fit_key(trial, datasets)
+    seed, known = fitting_seed(detector, trial.owner, settings.seed), datasets.of(*trial.trained_on)
+    fitted, half = fit(detector, known, trial.name, seed, settings, datasets.beside(detector), (fits or {}).get(key))
     if fits is not None and key[0] == NORMAL:
-        fits[key] = Learnt(selected.fitted)
+        fits[key] = fitted, 0.0
     outcomes, counted = [], [source for source in trial.tested_on if source not in datasets.shifted]
     parts = [datasets.records[name].where(split="test") for name in datasets.shifted if counted]
-    shifted = np.concatenate([np.empty(0), *(scores_of(selected.fitted, part).scores for part in parts)])
+    shifted = np.concatenate([np.empty(0), *(scores_of(fitted, part).scores for part in parts)])
     for source in trial.tested_on:
-        own = named_seed(seed, source, bits=32)
-        found = measure(selected, datasets.of(source), source, own, settings.resamples, settings.metrics)
+        found = measure(detector, fitted, half, datasets.of(source), source, settings)
         outcomes.append(full_spectrum(found, shifted) if len(shifted) and source in counted else found)
-    return selected.fitted, outcomes
+    return fitted, outcomes
 
 
 @dataclass(frozen=True)
@@ -246,7 +234,7 @@ def attempt(action: Callable[[], Result]) -> tuple[Result | None, str]:
 
 
 def attempt_trial(
-    trial: Trial, datasets: DetectionDatasets, settings: DetectionSettings, fits: dict[Key, Learnt]
+    trial: Trial, datasets: DetectionDatasets, settings: DetectionSettings, fits: Fits
 ) -> tuple[Fitted | None, list[Outcome], list[Failure]]:
     """Run a trial, see `run_trial`; one that fails returns nothing learnt, no outcome, and the failure."""
     found, reason = attempt(partial(run_trial, trial, datasets, settings, fits))
@@ -295,9 +283,3 @@ def notes_on(
         if len(np.unique(np.concatenate([part.scores for part in one.scores.values()]))) == 1:
             notes.append(f"{one.source}: `{one.detector}` gives every image the same score; its AUROC says nothing.")
     return notes
-
-
-def remarks_on(fits: Mapping[Key, Learnt]) -> dict[str, str]:
-    """What detectors say of their fits on all normal images, by their names; those that say nothing are left out."""
-    learnt = {name: one.result for (owner, name), one in fits.items() if owner == NORMAL}
-    return {name: one.remark for name, one in learnt.items() if isinstance(one, Fitted) and one.remark}

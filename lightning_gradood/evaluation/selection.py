@@ -1,7 +1,7 @@
 """The detector of a guard: chosen, fitted on all known anomalies, calibrated on normal images that it has not seen."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -9,9 +9,9 @@ import numpy as np
 
 from lightning_gradood.core import Refusal, named_seed
 from lightning_gradood.detectors import Detector, Fitted, score_in_blocks
-from lightning_gradood.evaluation.protocol import DetectionDatasets, Failure, Key, attempt, fitting_seed
+from lightning_gradood.evaluation.protocol import DetectionDatasets, Failure, Fits, attempt, fitting_seed
 from lightning_gradood.evaluation.settings import DetectionSettings
-from lightning_gradood.evaluation.trials import Learnt, counts_of, fitting_records, scores_of
+from lightning_gradood.evaluation.trials import counts_of, fitting_parts, joined, scores_of
 from lightning_gradood.metrics import ClassThresholds, auroc, auroc_interval, binomial_interval, conformal_threshold
 from lightning_gradood.records import NORMAL, Records, normal_records
 
@@ -67,7 +67,7 @@ def best_calibrated(
     sources: Sequence[str],
     settings: DetectionSettings,
     failures: Sequence[Failure] = (),
-    fits: Mapping[Key, Learnt] = {},
+    fits: Fits = {},  # noqa: B006  # read alone
 ) -> Calibrated:
     """Fit and calibrate every candidate, and return the one with the highest mean AUROC on `val`, the first of equals.
 
@@ -104,28 +104,25 @@ def _calibrated(
     datasets: DetectionDatasets,
     sources: Sequence[str],
     settings: DetectionSettings,
-    fits: Mapping[Key, Learnt],
+    fits: Fits,
 ) -> Calibrated:
     datasets = datasets.read_by(detector)
     usual = not detector.needs_anomalies and datasets.all_normal(*sources)  # all that it looks at are the normal images
     known = datasets.of(*(() if usual else sources))
     train, val = (known.where(split=split) for split in ("train", "val"))
-    calibrating = normal_records(val)
+    selecting = calibrating = normal_records(val)
     if detector.needs_anomalies:
         held = np.isin(val.ids, sorted(calibrating.ids)[::2])
-        selecting, calibrating = (Records(val.table.filter(rows)) for rows in (~held, held))
-    else:
-        train, selecting = normal_records(train), calibrating
-    train = datasets.beside(detector).training or train
+        selecting, calibrating = val.keep(~held), val.keep(held)
+    parts = fitting_parts(detector, train, selecting, datasets.beside(detector))
     if usual and (NORMAL, detector.name) in fits:
-        fitted = fits[NORMAL, detector.name].get()
+        fitted, _ = fits[NORMAL, detector.name]
     else:
-        records = fitting_records(detector, [train, selecting], datasets.beside(detector))
-        fitted = detector.fit(records, fitting_seed(detector, "guard", settings.seed))
+        fitted = detector.fit(joined(detector, parts), fitting_seed(detector, "guard", settings.seed))
     scores = score_in_blocks(fitted, calibrating)
     calibration, order = np.sort(scores), np.argsort(scores, kind="stable")
-    parts = ((source, datasets.of(source).where(split="val")) for source in sources)  # one after the other in memory
-    vals = {source: scores_of(fitted, part) for source, part in parts if part.anomalous.any()}
+    each = ((source, datasets.of(source).where(split="val")) for source in sources)  # one after the other in memory
+    vals = {source: scores_of(fitted, part) for source, part in each if part.anomalous.any()}
     return Calibrated(
         detector=detector.kept(fitted),
         fitted=fitted,
@@ -135,7 +132,7 @@ def _calibrated(
         calibrating=calibrating.ids,
         threshold=conformal_threshold(calibration, settings.false_positive_rate),
         false_positive_rate=settings.false_positive_rate,
-        counts={"train": counts_of(train), "calibration": {"normal": len(calibration)}},
+        counts={"train": counts_of(parts[0]), "calibration": {"normal": len(calibration)}},
         metrics={
             source: {"val/auroc": auroc(one.scores, one.labels), "val/images": float(one.labels.sum())}
             for source, one in vals.items()

@@ -1,13 +1,15 @@
 """Fitting a detector on `train`, choosing its threshold on `val`, measuring it on `test` once."""
 
+import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from lightning_gradood.core import named_seed
 from lightning_gradood.detectors import Detector, Fitted, score_in_blocks
+from lightning_gradood.evaluation.settings import DetectionSettings
 from lightning_gradood.metrics import (
     accuracy_at,
     auroc_interval,
@@ -100,51 +102,9 @@ def evaluate(
         resamples: bootstrap resamples of the AUROC's interval.
         false_positive_rate: share of normal images that a detector without known anomalies may flag.
     """
-    own = named_seed(seed, source, bits=32)
-    return measure(fit(detector, records, source, own, false_positive_rate), records, source, own, resamples)
-
-
-@dataclass(frozen=True)
-class Selected:
-    """A detector ready for `test`, with the fields of `Outcome` that its fit decides; `attacks` are those of `val`."""
-
-    detector: Detector
-    fitted: Fitted
-    trained_on: str
-    counts: dict[str, dict[str, int]]
-    curves: list[dict[str, float]]
-    val: SplitScores
-    attacks: dict[str, float]
-    threshold: float
-    seconds: float
-
-
-@dataclass(frozen=True)
-class Learnt:
-    """What a detector has learnt in an earlier fit, or why it could not; curves and seconds where none has told them."""
-
-    result: Fitted | Exception
-    curves: Sequence[Mapping[str, float]] = ()
-    seconds: float = 0.0
-
-    def get(self) -> Fitted:
-        """What was learnt; raises what kept it from being learnt."""
-        if isinstance(self.result, Exception):
-            raise self.result
-        return self.result
-
-
-@dataclass(frozen=True)
-class Beside:
-    """What a detector is fitted on beside a detection data set.
-
-    Args:
-        synthetic: synthetic outliers, which may have fewer probes.
-        training: training images that take the place of normal `train` records; their source is `normal`.
-    """
-
-    synthetic: Records | None = None
-    training: Records | None = None
+    settings = DetectionSettings(resamples=resamples, seed=seed, false_positive_rate=false_positive_rate)
+    fitted, half = fit(detector, records, source, named_seed(seed, source, bits=32), settings)
+    return measure(detector, fitted, half, records, source, settings)
 
 
 def fit(
@@ -152,72 +112,71 @@ def fit(
     records: Records,
     trained_on: str,
     seed: int,
-    false_positive_rate: float,
-    beside: Beside = Beside(),
-    learnt: Learnt | None = None,
-) -> Selected:
+    settings: DetectionSettings,
+    beside: Records | None = None,
+    learnt: tuple[Fitted, float] | None = None,
+) -> tuple[Fitted, Outcome]:
     """Fit a detector on `train`, select on `val`, without looking at `test`; one-class ones get normal records alone.
 
-    With `learnt`, from the same records, it is not fitted again.
+    `learnt`, from the same records and in so many seconds, is not learnt again; see `fitting_parts` for `beside`. Returns
+    an outcome without numbers of `test`, which `measure` adds.
     """
     start, records = time.perf_counter(), records.only([probe.name for probe in detector.probes])  # copies are of these
-    train, val = (records.where(split=split) for split in ("train", "val"))
-    if learnt is None:
-        found = detector.fit(fitting_records(detector, [train, val], beside), seed)
-        learnt = Learnt(found, found.curves)
-    fitted = learnt.get()
+    val = records.where(split="val")
+    parts = fitting_parts(detector, records.where(split="train"), val, beside)
+    fitted, seconds = learnt or (detector.fit(joined(detector, parts), seed), 0.0)
     scores = scores_of(fitted, val)
-    train = beside.training or (train if detector.needs_anomalies else normal_records(train))
     if detector.needs_anomalies:
         threshold = best_balanced_threshold(scores.scores, scores.labels)
     else:
-        trained_on, threshold = NORMAL, conformal_threshold(scores.normal, false_positive_rate)
-    return Selected(
-        detector=detector,
-        fitted=fitted,
-        trained_on=trained_on,
-        counts={"train": counts_of(train), "val": counts_of(val)},
-        curves=[dict(epoch) for epoch in learnt.curves],
-        val=scores,
-        attacks=attack_numbers(val),
+        trained_on, threshold = NORMAL, conformal_threshold(scores.normal, settings.false_positive_rate)
+    return fitted, Outcome(
+        source="",
+        detector=detector.name,
+        counts={"train": counts_of(parts[0]), "val": counts_of(val)},
+        metrics={"val": _metrics(detector, scores, threshold, settings) | attack_numbers(val)},
+        auroc_interval=(math.nan, math.nan),
         threshold=threshold,
-        seconds=learnt.seconds + time.perf_counter() - start,
+        scores={"val": scores},
+        curves=[dict(epoch) for epoch in fitted.curves],
+        seconds=seconds + time.perf_counter() - start,
+        trained_on=trained_on,
     )
 
 
-def fitting_records(detector: Detector, parts: Sequence[Records], beside: Beside) -> Records:
-    """The records of `train` and `val` that a detector is fitted on: for a one-class detector normal ones alone."""
-    known = list(parts) if detector.needs_anomalies else [*map(normal_records, parts)]
-    if beside.training is not None:
-        known[0] = beside.training
-    if beside.synthetic is not None:
-        known.append(beside.synthetic)
-    own = [probe.name for probe in detector.probes]
-    return Records.concatenate([one.only(own) for one in known])
+def fitting_parts(detector: Detector, train: Records, val: Records, beside: Records | None) -> list[Records]:
+    """What a detector is fitted on, `train` first, then `val` and synthetic outliers; one-class ones get normal records alone.
+
+    `beside` are the outliers that it needs, or training images that take the place of normal `train` records.
+    """
+    known = [train, val] if detector.needs_anomalies else [normal_records(train), normal_records(val)]
+    if beside is None:
+        return known
+    return [*known, beside] if detector.needed_outliers else [beside, known[1]]
+
+
+def joined(detector: Detector, parts: Sequence[Records]) -> Records:
+    """The parts one after the other, with the probes that a detector reads."""
+    return Records.concatenate([one.only([probe.name for probe in detector.probes]) for one in parts])
 
 
 def measure(
-    selected: Selected, records: Records, source: str, seed: int, resamples: int, conventions: Sequence[str] = ()
+    detector: Detector, fitted: Fitted, half: Outcome, records: Records, source: str, settings: DetectionSettings
 ) -> Outcome:
-    """Measure once on the `test` records of one source; `conventions` add metrics named `<convention>/<metric>`."""
+    """Measure once on the `test` records of one source; `half` is the outcome of `fit`."""
     start, records = time.perf_counter(), records.where(split="test")
-    val, test = selected.val, scores_of(selected.fitted, records)
-    seconds = selected.seconds + time.perf_counter() - start
-    about_test = flagged_normal(val, test) | attack_numbers(records)
-    return Outcome(
-        source,
-        selected.detector.name,
-        counts=selected.counts | {"test": counts_of(records)},
-        metrics={
-            "val": _metrics(val, selected, conventions) | selected.attacks,
-            "test": _metrics(test, selected, conventions) | about_test,
-        },
-        auroc_interval=auroc_interval(test.scores, test.labels, records.column("origin_id"), resamples, seed),
-        threshold=selected.threshold,
-        scores={"val": val, "test": test},
-        curves=selected.curves,
+    test = scores_of(fitted, records)
+    seconds = half.seconds + time.perf_counter() - start
+    about_test = flagged_normal(half.scores["val"], test) | attack_numbers(records)
+    origins, seed = records.column("origin_id"), named_seed(settings.seed, source, bits=32)
+    return replace(
+        half,
+        source=source,
+        counts=half.counts | {"test": counts_of(records)},
+        metrics=half.metrics | {"test": _metrics(detector, test, half.threshold, settings) | about_test},
+        auroc_interval=auroc_interval(test.scores, test.labels, origins, settings.resamples, seed),
+        scores=half.scores | {"test": test},
         seconds=seconds,
-        trained_on=selected.trained_on,
     )
 
 
@@ -267,18 +226,18 @@ def counts_of(records: Records) -> dict[str, int]:
     return {"normal": len(records) - anomalous, "anomalous": anomalous}
 
 
-def _metrics(split: SplitScores, selected: Selected, conventions: Sequence[str]) -> dict[str, float]:
-    flagged = {"false_positive_rate": float(np.mean(split.normal > selected.threshold))}
+def _metrics(detector: Detector, split: SplitScores, threshold: float, settings: DetectionSettings) -> dict[str, float]:
+    flagged = {"false_positive_rate": float(np.mean(split.normal > threshold))}
     if len(split.normal) == len(split.scores):  # no anomalies to validate on
         return flagged
     metrics = detection_metrics(split.scores, split.labels)
-    thresholds = {"val_threshold": selected.threshold}
-    if selected.detector.scores_are_logits:
+    thresholds = {"val_threshold": threshold}
+    if detector.scores_are_logits:
         thresholds["0.5"] = 0.0  # probability .5 is logit 0
     for name, value in thresholds.items():
         accuracy = accuracy_at(split.scores, split.labels, value)
         metrics |= {f"accuracy_at_{name}": accuracy["plain"], f"accuracy_at_{name}_balanced": accuracy["balanced"]}
-    for convention in conventions:
+    for convention in settings.metrics:
         numbers = conventional_metrics(split.scores, split.labels, convention)
         metrics |= {f"{convention}/{metric}": value for metric, value in numbers.items()}
     return metrics | {"prevalence": float(split.labels.mean())} | flagged

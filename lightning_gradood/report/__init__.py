@@ -33,9 +33,7 @@ from lightning_gradood.report.robustness_card import card_table
 from lightning_gradood.report.run import GuardSummary, Run, newest_run, read_runs, write_guard_summary
 from lightning_gradood.report.run_writer import (
     Workplace,
-    choose_guard,
     keep_guard,
-    without_anomalies_sentence,
     working_commit,
     write_run,
 )
@@ -46,8 +44,8 @@ from lightning_gradood.report.triage import Triage, read_marks, refit_text
 __all__ = [
     "FINISH_SECONDS", "PROJECT", "Benchmark", "DriftStream", "Experiment", "GuardSummary", "LoggingSettings",
     "ReportCallback", "ReportSettings", "Run", "ScoredImages", "TableSettings", "Triage", "WandbCallback", "Workplace", "alert",
-    "apply_dashboard", "card_table", "choose_guard", "comparison_page", "comparison_text", "console_table",
+    "apply_dashboard", "card_table", "comparison_page", "comparison_text", "console_table",
     "dashboard_definition", "drift_report", "explanation_figure", "figure_bytes", "has_wandb_account", "keep_guard", "newest_run",
     "offline_without_account", "printed_rows", "read_marks", "read_runs", "refit_text", "run_benchmark", "tell",
-    "without_anomalies_sentence", "working_commit", "write_guard_summary", "write_run",
+    "working_commit", "write_guard_summary", "write_run",
 ]  # fmt: skip

@@ -28,18 +28,13 @@ from lightning_gradood.core import (
     class_path,
     going_on_without,
 )
-from lightning_gradood.data import BUILT_IN, ImageDataModule, class_name, file_differences
-from lightning_gradood.detectors import Detector, SavedDetector, score_in_blocks
+from lightning_gradood.data import ImageDataModule, class_name, file_differences
+from lightning_gradood.detectors import SavedDetector, score_in_blocks
 from lightning_gradood.evaluation import (
     Calibrated,
-    DetectionDatasets,
-    DetectionSettings,
     Failure,
-    Key,
-    Learnt,
     Outcome,
     attack_numbers,
-    best_calibrated,
 )
 from lightning_gradood.extraction import CacheEntry
 from lightning_gradood.gradients import parameter_names
@@ -161,31 +156,6 @@ def _git(folder: Path, *words: str) -> str:
     except (OSError, subprocess.CalledProcessError):
         return ""
     return done.stdout.strip()
-
-
-def without_anomalies_sentence(detectors: Sequence[Detector]) -> str:
-    """Name the detectors that are fitted where no anomalies are known, and what they are tested on."""
-    return (
-        f"No anomalies are named: {', '.join(one.name for one in detectors)} are fitted on normal images alone, and detectors "
-        f"that need anomalies are left out. The sources {BUILT_IN}* are made from the normal images; they do not predict how "
-        "your own anomalies will be detected."
-    )
-
-
-def choose_guard(
-    place: Workplace,
-    settings: DetectionSettings,
-    datasets: DetectionDatasets,
-    failures: Sequence[Failure] = (),
-    fits: Mapping[Key, Learnt] = {},
-) -> Calibrated | Refusal:
-    """The guard's detector among those that have not failed, fitted and calibrated, or why there is none."""
-    sources = place.datamodule.sources
-    candidates = settings.guarding(sources.knows_anomalies)
-    try:
-        return best_calibrated(candidates, datasets, sources.anomaly_names, settings, failures, fits)
-    except Refusal as refusal:
-        return refusal
 
 
 def keep_guard(

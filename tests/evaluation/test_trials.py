@@ -147,16 +147,15 @@ def test_a_matrix_fits_once_tests_everywhere_with_one_threshold_and_has_known_on
 
 def test_a_one_class_detector_sees_normal_records_alone_and_is_fitted_once_for_all_sources():
     for protocol in PROTOCOLS:
-        before, fits = {}, []
+        before = {}
         for trial in trials_of([Spy(needs_anomalies=False)], SOURCES, protocol):
             detector, (anew,) = run(trial, seed=3)
             assert shown(detector.fits[-1].ids) == ({"normal"}, {"train", "val"})
             assert (anew.label, anew.counts["train"]) == ("free", {"normal": 20, "anomalous": 0})
             _, (shared,) = run(trial, seed=3, fits=before)
-            fits.append(len(shared.curves))
+            assert shared.curves == anew.curves
             assert (shared.source, shared.metrics, shared.threshold) == (anew.source, anew.metrics, anew.threshold)
         assert list(before) == [("normal", "free")]
-        assert fits == [1, 0, 0]  # it was found the second time
 
 
 def test_under_openood_only_the_source_for_validation_is_known_and_all_others_are_tested():
@@ -241,12 +240,12 @@ def test_mlps_of_all_trials_are_trained_together_end_as_alone_and_do_not_fail_to
     mlps = [MLP([AllOnes()], settings), MLP([AllZeros()], settings, name="without_records")]
     trials = trials_of([*mlps, Spy()], SOURCES, "leave_one_out")
     fits = fit_side_by_side(trials, DATASETS, seed=4)
-    assert sorted(fits) == sorted((source, mlp.name) for source in SOURCES for mlp in mlps)
+    assert sorted(fits) == sorted((source, "mlp") for source in SOURCES)
     for trial in trials[::3]:
         (alone,), (found,) = run(trial, seed=4)[1], run(trial, seed=4, fits=fits)[1]
         assert len(alone.curves) == len(found.curves) > 1
         np.testing.assert_allclose(found.scores["test"].scores, alone.scores["test"].scores, rtol=1e-4, atol=1e-5)
-        assert found.seconds > fits[trial.owner, "mlp"].seconds > 0
+        assert found.seconds > fits[trial.owner, "mlp"][1] > 0
     for trial in trials[1::3]:
         with pytest.raises(Refusal, match="all_zeros"):
             run(trial, seed=4, fits=fits)
