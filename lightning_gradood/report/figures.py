@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 import matplotlib as mpl
@@ -225,19 +226,21 @@ def drawings(run: Run) -> dict[str, Callable[[], Figure]]:
     return {re.sub(r"[^\w.+-]+", "_", name): draw for name, draw in calls.items()}
 
 
-def draw_figures(run: Run, settings: ReportSettings | None = None) -> dict[str, bytes]:
-    """Draw every figure of a run as PNG with titles, by name, for pages and loggers; one that fails is left out.
+def draw_figures(
+    calls: Mapping[str, Callable[[], Figure]], settings: ReportSettings | None = None, folder: Path = Path()
+) -> dict[str, bytes]:
+    """Draw figures as PNG with titles, by name, for pages and loggers; one that fails is left out.
 
-    With settings they are also written into `figures/` of the run folder.
+    With settings they are also written into a folder.
     """
     pictures, settings = dict[str, bytes](), settings or ReportSettings(formats=[])
-    for name, draw in drawings(run).items():
+    for name, draw in calls.items():
         with going_on_without(f"the figure {name}"):
             figure = draw()
             pictures[name] = figure_bytes(figure)
             if not settings.titles:
                 figure.suptitle("").set_in_layout(False)
             for kind in settings.formats:
-                with atomic_write(run.folder / "figures" / f"{name}.{kind}") as file:
+                with atomic_write(folder / f"{name}.{kind}") as file:
                     file.write(pictures[name] if kind == "png" and settings.titles else figure_bytes(figure, kind))
     return pictures

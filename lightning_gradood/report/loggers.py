@@ -22,7 +22,7 @@ from PIL import Image
 
 from lightning_gradood.core import CONFIG, Refusal, atomic_write, first_line, going_on_without, say
 from lightning_gradood.records import NORMAL, read_rows
-from lightning_gradood.report.figures import ReportSettings, draw_figures
+from lightning_gradood.report.figures import ReportSettings, draw_figures, drawings
 from lightning_gradood.report.pages import accuracy_warning, findings, printed, run_page
 from lightning_gradood.report.run import CURVES, PAGE, PROVENANCE, RESULTS, SCORES, SPLITS, Run, curve_rows
 from lightning_gradood.report.tables import by_detector, console_table, detection_scalars, matrices
@@ -53,9 +53,10 @@ class ReportCallback(Callback):
         table = console_table(*printed(run), matrices(run.outcomes), self.settings.table == "full")
         table = ("\n" if about else "") + table
         sys.stdout.write(f"\n{about}{table}\n\nResults and figures: {run.folder}\n")
-        pictures = draw_figures(run, self.settings) if self.figures else {}
-        with going_on_without("the page"), atomic_write(run.folder / PAGE) as file:
-            file.write(run_page(run, pictures).encode())
+        pictures = draw_figures(drawings(run), self.settings, run.folder / "figures") if self.figures else {}
+        with going_on_without("the page"):
+            with atomic_write(run.folder / PAGE) as file:
+                file.write(run_page(run, pictures).encode())
             sys.stdout.write(f"All on one page: {run.folder / PAGE}\n")
         log_run(run, trainer.loggers, pictures)
 

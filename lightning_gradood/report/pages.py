@@ -6,6 +6,7 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -39,6 +40,7 @@ from lightning_gradood.report.tables import (
     printed_rows,
 )
 
+_WEBP = 16383  # pixels
 _AUDIT, _EASY = "image_statistics", 0.9  # the detector that asks for nothing but pixels, and the AUROC that is told of
 
 
@@ -57,9 +59,10 @@ def render(template: str, **values: Any) -> str:
 
 
 def _webp(png: bytes) -> str:
-    """A picture in base64, at about half its size."""
-    buffer = io.BytesIO()
-    Image.open(io.BytesIO(png)).convert("RGB").save(buffer, "webp", quality=85)
+    """A picture in base64, at about half its size, and within WebP's largest width and height."""
+    buffer, picture = io.BytesIO(), Image.open(io.BytesIO(png)).convert("RGB")
+    picture.thumbnail((_WEBP, _WEBP))
+    picture.save(buffer, "webp", quality=85)
     return base64.b64encode(buffer.getvalue()).decode()
 
 
@@ -177,12 +180,16 @@ def comparison_text(runs: Sequence[Run]) -> str:
 def comparison_page(runs: Sequence[Run]) -> str:
     """Lay runs out as one self-contained HTML file; that of a single run is `run_page` with all its figures."""
     if len(runs) == 1:
-        return run_page(runs[0], draw_figures(runs[0]))
-    names, rows, bars = [run.name for run in runs], compared([run.outcomes for run in runs], _groups(runs)), {}
+        return run_page(runs[0], draw_figures(drawings(runs[0])))
+    names, rows, bars = (
+        [run.name for run in runs],
+        compared([run.outcomes for run in runs], _groups(runs)),
+        dict[str, Any](),
+    )
     for detector in dict.fromkeys(detector for _, detector in rows):
         own = [(source, aurocs) for (source, name), aurocs in rows.items() if name == detector]
         pairs = [((source, name), one) for source, aurocs in own for name, one in zip(names, aurocs, strict=True)]
-        bars[detector] = figure_bytes(auroc_bars({pair: one for pair, one in pairs if one}))
+        bars[detector] = partial(auroc_bars, {pair: one for pair, one in pairs if one})
     known = [run for run in runs if run.config]
     keys = dict.fromkeys(key for run in known for key in run.config)
     settings = [[key, *(json.dumps(run.config.get(key), default=str) for run in known)] for key in keys]
@@ -192,7 +199,7 @@ def comparison_page(runs: Sequence[Run]) -> str:
         title=f"Comparison of {len(runs)} runs",
         runs=runs,
         aurocs=Table(["source", "detector", *names], [[*pair, *_cells(found)] for pair, found in rows.items()], 2),
-        bars=bars,
+        bars=draw_figures(bars),
         settings=Table(["key", *(run.name for run in known)], different, len(known) + 1),
     )
 
@@ -219,17 +226,17 @@ def benchmark_page(
     """
     told = {}
     for experiment, run in runs.items():
-        figures = {name: draw() for name, draw in drawings(run).items() if name.startswith(_SHOWN)}
+        figures = {name: draw for name, draw in drawings(run).items() if name.startswith(_SHOWN)}
         scored = not_transferred(run.scored)
         for source in dict.fromkeys(one.source for one in scored):
             methods = {one.detector: one for one in scored if one.source == source}
-            figures[f"roc_{source}"] = roc_curves(f"ROC on {source}", methods)
+            figures[f"roc_{source}"] = partial(roc_curves, f"ROC on {source}", methods)
         if stored := run.arrays.get("first_layer"):
             others = [source for source in stored["images"] if source != NORMAL]
             asked = {"near": settings.near or "".join(others[:1]), "far": settings.far or "".join(others[-1:])}
             chosen = {f"{role}: {source}": source for role, source in asked.items() if source in others}
-            figures["first_layer"] = first_layer_figure(stored, {NORMAL: NORMAL} | chosen)
-        told[experiment] = _told(run, {name: figure_bytes(figure) for name, figure in figures.items()})
+            figures["first_layer"] = partial(first_layer_figure, stored, {NORMAL: NORMAL} | chosen)
+        told[experiment] = _told(run, draw_figures(figures))
     heading = f"Benchmark {name}"
     return render(
         "benchmark.html.jinja", title=heading, seeds=seeds, means=means, tables=tables, told=told, legend=NOTE

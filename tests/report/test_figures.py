@@ -187,7 +187,7 @@ def test_what_a_run_has_is_drawn_and_nothing_global_is_touched():
         "attacked_samples": {"cw": pairs(5)},
         "extremes": {"mlp": {"normal, most anomalous": {"images": SAMPLES["normal"], "scores": np.arange(6.0)}}},
     }
-    pictures = draw_figures(run(arrays=PLAIN | arrays))
+    pictures = draw_figures(drawings(run(arrays=PLAIN | arrays)))
     kinds = [f"{kind}_{name}" for name in ("mlp", "energy") for kind in ("roc", "precision_recall", "scores")]
     others = ["layer_norms", "activation_norms", "samples", "attacked_samples", "extremes_mlp"]
     assert list(pictures) == ["aurocs", *kinds, *others]
@@ -206,7 +206,7 @@ def test_what_a_run_has_is_drawn_and_nothing_global_is_touched():
 
 def test_a_figure_that_fails_is_left_out_with_a_line_that_names_it(capsys):
     broken = run(arrays=PLAIN | {"first_layer": {"name": "conv1.weight"}})
-    pictures = draw_figures(broken, ReportSettings(formats=["svg"], titles=False))
+    pictures = draw_figures(drawings(broken), ReportSettings(formats=["svg"], titles=False), broken.folder / "figures")
     said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
     assert said == ["warning: the figure first_layer is left out: KeyError: 'images'"]
     assert {path.stem for path in (broken.folder / "figures").glob("*.svg")} == set(pictures) >= {"samples", "roc_mlp"}
@@ -217,8 +217,8 @@ def test_every_format_is_a_file_that_others_read_and_equal_runs_give_equal_files
     with pytest.raises(TypeError):
         ReportSettings(["pdf"])  # it would be the table
     settings = ReportSettings(formats=["pdf", "svg", "png"])
-    pictures = draw_figures(one, settings)
-    assert draw_figures(two, settings) == pictures
+    pictures = draw_figures(drawings(one), settings, one.folder / "figures")
+    assert draw_figures(drawings(two), settings, two.folder / "figures") == pictures
     names = ["aurocs", "roc_mlp", "precision_recall_mlp", "scores_mlp", "samples"]
     folder = one.folder / "figures"
     paths = sorted(folder / f"{name}.{kind}" for name in names for kind in ("pdf", "svg", "png"))

@@ -29,7 +29,7 @@ import sys
 from pathlib import Path
 from lightning.pytorch.loggers import WandbLogger
 from lightning_gradood.report import ReportSettings
-from lightning_gradood.report.figures import draw_figures
+from lightning_gradood.report.figures import draw_figures, drawings
 from lightning_gradood.report.loggers import log_run
 from report.examples import SAMPLES, run
 
@@ -40,7 +40,8 @@ for name, options in {"plain": {}, "prefixed": {"prefix": "mine"}, "disabled": {
     logger = WandbLogger(project="test", save_dir=folder, **options)
     for step in (500, 1000):
         logger.log_metrics({"train/loss": 1.0 / step}, step=step)
-    log_run(found, [logger], draw_figures(found, ReportSettings()) if name == "plain" else {})
+    pictures = draw_figures(drawings(found), ReportSettings(), found.folder / "figures") if name == "plain" else {}
+    log_run(found, [logger], pictures)
     logger.experiment.finish()
     if name == "plain":
         print(found.folder)

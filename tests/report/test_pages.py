@@ -1,14 +1,16 @@
 """The page of a run and of several: all that the console and the files say, the best in bold, names escaped."""
 
+import io
 import math
 import re
 from functools import partial
 
 import pytest
 from asserts import assert_refused
+from PIL import Image
 
 from lightning_gradood.records import write_columns
-from lightning_gradood.report import GuardSummary, Run, comparison_page, comparison_text, figure_bytes, read_runs
+from lightning_gradood.report import GuardSummary, Run, comparison_page, comparison_text, figure_bytes, pages, read_runs
 from lightning_gradood.report.figures import image_rows
 from lightning_gradood.report.pages import printed, run_page
 from lightning_gradood.report.tables import DEFINITIONS, compared
@@ -135,7 +137,7 @@ def test_runs_are_compared_by_their_files_and_means_are_over_shared_sources(fold
     assert bold(page) == [f"{100 * value:.2f}" for value in (*best, max(means))]
     assert f"({100 * (two['lsun', 'mlp'] - one['lsun', 'mlp']):+.2f})" in page
     assert page.count("<img") == 2
-    row = r'<th class="key">(.*?)</th><td class="text">(.*?)</td><td class="text">(.*?)</td>'
+    row = r'<th class="key">(.*?)</th><td class="name">(.*?)</td><td class="name">(.*?)</td>'
     assert re.findall(row, page[page.index("Keys whose values differ") :]) == [
         ("data.limit", "20", "30"),
         ("gone.x", "1", "null"),
@@ -143,6 +145,14 @@ def test_runs_are_compared_by_their_files_and_means_are_over_shared_sources(fold
     ]
     (folders[1] / "config.yaml").write_text((folders[0] / "config.yaml").read_text())
     assert "The configurations are the same." in comparison_page(read_runs(folders))
+
+
+def test_a_picture_that_fails_or_is_longer_than_webp_takes_loses_no_page(folders, monkeypatch, capsys):
+    Image.new("RGB", (2, 17_000)).save(buffer := io.BytesIO(), "PNG")  # as of a hundred sources
+    assert run_page(run(), {"samples": buffer.getvalue()}).count("<img") == 1
+    monkeypatch.setattr(pages, "auroc_bars", lambda _: 1 / 0)
+    assert "<img" not in comparison_page(read_runs(folders))
+    assert "warning: the figure mlp is left out: ZeroDivisionError" in capsys.readouterr().err
 
 
 def test_what_is_not_of_the_paper_s_protocol_or_no_number_is_left_out_and_names_differ(tmp_path):
