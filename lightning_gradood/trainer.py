@@ -25,6 +25,7 @@ from lightning_gradood.evaluation import (
     fit_side_by_side,
     gather,
     notes_on,
+    remarks_on,
     trials_of,
 )
 from lightning_gradood.extraction import CacheEntry, ProbeCallback, ids_of, leave_out_bad, prepare, read_records
@@ -131,38 +132,34 @@ class Trainer(pl.Trainer):
         ckpt_path = ckpt_path and self._file(ckpt_path)
         self.load(model, ckpt_path)
         settings = self.preflight("detect", model, datamodule, settings) or settings
-        folder = Path(self.default_root_dir)
+        folder, sources = Path(self.default_root_dir), datamodule.sources
         name = self.experiment or folder.absolute().parent.name
         place = Workplace(name, model, datamodule, cache_dir, recipe)
         with self._alert_of_failure(name):
-            started = time.perf_counter()
-            cache = RecordCache(cache_dir)
+            started, cache = time.perf_counter(), RecordCache(cache_dir)
             entries = self._extract(model, datamodule, settings, cache)
             settings = self.strategy.broadcast(settings)  # the first process has found which detectors apply
-            split_of = datamodule.sources.manifest.split_of
-            if datamodule.sources.training_probes:
-                split_of = split_of | dict.fromkeys(datamodule.sources.fitting.ids, "train")
+            split_of = sources.manifest.split_of
+            if sources.training_probes:
+                split_of = split_of | dict.fromkeys(sources.fitting.ids, "train")
             every = {
                 source: read_records(cache, entries, source, ids_of(datamodule, source)).with_splits(split_of)
                 for source in dict.fromkeys(entry.source for entry in entries)
             }
             give_back_memory()
             records, left_out = leave_out_bad(every, settings.on_bad_image)
-            if any(one.needs_head for one in settings.detectors_for(datamodule.sources.knows_anomalies)):
-                images = as_float(datamodule.sources.normal.images([0])).to(self.strategy.root_device)
+            if any(one.needs_head for one in settings.detectors_for(sources.knows_anomalies)):
+                images = as_float(sources.normal.images([0])).to(self.strategy.root_device)
                 head = linear_head(model.network.to(images.device), images)  # large: others beside these know it
                 records |= {name: one.with_head(head) for name, one in records.items() if name in (NORMAL, "train")}
             trained = records.pop("train").as_training(NORMAL) if "train" in records else None
-            shifted = datamodule.sources.groups.get("shifted", [])
-            of = datamodule.sources.noise_of, datamodule.sources.keep_of
-            datasets = DetectionDatasets(records, *of, trained, shifted)
+            of = sources.noise_of, sources.keep_of
+            datasets = DetectionDatasets(records, *of, trained, sources.groups.get("shifted", []))
             with stage("fitting detectors", self):
                 outcomes, fits = self._fit_detectors(settings, datasets, datamodule)
+            remarks = remarks_on(fits)
             if self.is_global_zero:
                 notes = notes_on(records, outcomes, left_out)
-                remarks = {
-                    name: one.remark for (owner, name), (one, _) in fits.items() if owner == NORMAL and one.remark
-                }
                 sys.stdout.writelines(f"Note: {note}\n" for note in notes)
                 for note in [*notes, *remarks.values()]:  # remarks are printed above the table
                     LOG.warning(note)

@@ -29,6 +29,7 @@ from lightning_gradood.evaluation.protocol import (
     notes_on,
     refuse_empty_splits,
     refuse_single,
+    remarks_on,
     trials_of,
 )
 from lightning_gradood.evaluation.selection import Calibrated, best_calibrated
@@ -38,5 +39,5 @@ from lightning_gradood.evaluation.trials import FLAGGED, Outcome, SplitScores, a
 __all__ = [
     "FLAGGED", "Calibrated", "DetectionDatasets", "DetectionSettings", "Failure", "Fits", "Outcome", "SplitScores",
     "attack_numbers", "attempt_trial", "best_calibrated", "evaluate", "fit_key", "fit_side_by_side", "gather", "notes_on",
-    "refuse_empty_splits", "refuse_single", "trials_of",
+    "refuse_empty_splits", "refuse_single", "remarks_on", "trials_of",
 ]  # fmt: skip

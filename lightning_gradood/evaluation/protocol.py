@@ -283,3 +283,9 @@ def notes_on(
         if len(np.unique(np.concatenate([part.scores for part in one.scores.values()]))) == 1:
             notes.append(f"{one.source}: `{one.detector}` gives every image the same score; its AUROC says nothing.")
     return notes
+
+
+def remarks_on(fits: Fits) -> dict[str, str]:
+    """What detectors of all processes, which call this together, say of their fits on all normal images, by their names."""
+    mine = {name: one.remark for (owner, name), (one, _) in fits.items() if owner == NORMAL and one.remark}
+    return {name: remark for process in gathered(mine) for name, remark in process.items()}

@@ -22,6 +22,9 @@ from lightning_gradood.evaluation import (
     refuse_single,
     trials_of,
 )
+from lightning_gradood.evaluation import (
+    protocol as protocols,
+)
 from lightning_gradood.evaluation.protocol import run_trial
 from lightning_gradood.evaluation.selection import Calibrated, best_calibrated
 from lightning_gradood.gradients import AllOnes, AllZeros
@@ -280,6 +283,12 @@ def test_conventions_are_added_under_their_names():
     for (split, part), name in itertools.product(outcome.scores.items(), ("lee2018", "energy")):
         expected = conventional_metrics(part.scores, part.labels, name)
         assert {key: outcome.metrics[split][f"{name}/{key}"] for key in expected} == expected
+
+
+def test_remarks_of_detectors_that_another_process_has_fitted_are_told(monkeypatch):
+    monkeypatch.setattr(protocols, "gathered", lambda mine: [mine, {"theirs": "b"}])
+    fits = {("normal", "mine"): (SimpleNamespace(remark="a"), 0.0), ("smoke", "not_told"): (SimpleNamespace(), 0.0)}
+    assert protocols.remarks_on(fits) == {"mine": "a", "theirs": "b"}
 
 
 def test_processes_share_the_trials_and_agree_on_the_order():
