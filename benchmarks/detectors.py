@@ -105,7 +105,7 @@ def shape(probe: Probe) -> tuple[int, list[str]]:
     for attribute, factor in (("grid", 1), ("magnitudes", len(LAYERS))):
         if hasattr(probe, attribute):
             return factor * len(getattr(probe, attribute)), []
-    return {"logits": CLASSES, "gradnorm": 1, "image_statistics": 4}.get(probe.name, PENULTIMATE), []
+    return {"logits": CLASSES, "image_statistics": 4}.get(probe.name, PENULTIMATE), []
 
 
 if __name__ == "__main__":

@@ -56,7 +56,6 @@ from lightning_gradood.detectors.output_scores import (
     Baseline,
     Energy,
     GradNorm,
-    GradNormProbe,
     MaxLogit,
     OdinProbe,
 )
@@ -68,7 +67,7 @@ __all__ = [
     "ASH", "DICE", "FDBD", "GEN", "GROOD", "KNN", "LID", "MLP", "NAC", "NCI", "ODIN", "RMDS", "RMDSPP", "SCALE",
     "SHE", "AdaSCALE", "Baseline", "Combined", "Consistency", "Detector", "EmpiricalTail", "Energy", "Fitted",
     "FittedCombined", "FittedKnownAnomalies", "FittedMLP", "FixedDetector", "FromNoiseProbe", "GradNorm",
-    "GradNormProbe", "GradPCA", "GradPCAProbe", "GradientGaussian", "GradientKNN", "ImageStatistics",
+    "GradPCA", "GradPCAProbe", "GradientGaussian", "GradientKNN", "ImageStatistics",
     "ImageStatisticsProbe", "KLMatching", "KnownAnomalies", "Mahalanobis", "MahalanobisPP", "MahalanobisPPPaper",
     "MahalanobisProbe", "MaxLogit", "NNGuide", "NeuronLayer", "NeuronProbe", "OdinProbe", "PerturbedFeaturesProbe",
     "PytorchOOD", "PytorchOODProbe", "ReAct", "SavedDetector", "SyntheticOutliers", "TensorFitted",

@@ -14,10 +14,9 @@ from lightning_gradood.detectors.tensor_scores import product
 
 _STRENGTHS = np.logspace(-4, 4, 10)  # scikit-learn's LogisticRegressionCV by default, as are five folds
 _FOLDS = 5
-_FEW = (
-    2000  # rows, and no more than columns: below it products of rows take less time than many steps through all values
-)
-_STEPS, _ENOUGH, _FLAT = 100, 1e-6, 1e-9  # Newton's: the most; the least gain, as a share; least curvature and size
+# rows, and no more than columns: below it products of rows take less time than many steps through all values
+_FEW = 2000
+_RIDGE = 1e-6  # share of each row's square, as products of rows have no smallest direction
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,10 +57,12 @@ def fit_balanced_logistic(
     return Logistic(mean, scale, coefficients.astype(np.float64), bias)
 
 
-def _by_columns(values: np.ndarray, labels: np.ndarray, strength: float) -> tuple[np.ndarray, float]:
+def _by_columns(
+    values: np.ndarray, labels: np.ndarray, strength: float, tolerance: float = 1e-4
+) -> tuple[np.ndarray, float]:
     from sklearn.linear_model import LogisticRegression
 
-    model = LogisticRegression(C=strength, class_weight="balanced", max_iter=2000)
+    model = LogisticRegression(C=strength, class_weight="balanced", max_iter=2000, tol=tolerance)
     with warnings.catch_warnings():  # status 2: no step is better, as float32 has no digits left
         warnings.filterwarnings("ignore", r"lbfgs failed to converge after \d+ iteration\(s\) \(status=2\)")
         model.fit(values, labels)
@@ -69,43 +70,14 @@ def _by_columns(values: np.ndarray, labels: np.ndarray, strength: float) -> tupl
 
 
 def _by_rows(values: np.ndarray, labels: np.ndarray, strength: float) -> tuple[np.ndarray, float]:
-    """Newton's method for weights a of the rows, coefficients = valuesᵀ·a (Rasmussen and Williams 2006, algorithm 3.1)."""
-    from scipy.linalg import cho_factor, cho_solve
-    from scipy.special import expit
+    """The same on L of values·valuesᵀ = L·Lᵀ: the penalty leaves coefficients no part outside of the rows' span."""
+    from scipy.linalg import cholesky, solve_triangular
 
-    products, number = (values @ values.T).astype(np.float64), len(values)
-    weight = strength * number / (2 * np.bincount(labels)[labels])
-    state, loss = np.zeros(2 * number + 1), np.inf  # a, logits and bias
-    matrix = np.empty_like(products)
-
-    def loss_of(state: np.ndarray) -> float:
-        own, logits = state[:number], state[number:-1]
-        losses = weight @ np.logaddexp(0, np.where(labels == 1, -logits, logits))
-        return float(losses + own @ (logits - state[-1]) / 2)
-
-    for _ in range(_STEPS):
-        logits = state[number:-1]
-        share = expit(logits)
-        curvature = weight * share * (1 - share) + _FLAT
-        root = np.sqrt(curvature)[:, None]
-        np.multiply(products, root, out=matrix)
-        np.multiply(matrix, root.T, out=matrix).flat[:: number + 1] += 1
-        factor = cho_factor(matrix.T, overwrite_a=True, check_finite=False)  # its transpose is as LAPACK has it
-        right = np.column_stack([weight * (labels - share) + curvature * logits, curvature])
-        left = right - root * cho_solve(factor, root * (products @ right), check_finite=False)
-        bias = left[:, 0].sum() / left[:, 1].sum()
-        own = left[:, 0] - bias * left[:, 1]
-        step, size = np.r_[own, products @ own + bias, bias] - state, 1.0
-        while (found := loss_of(state + size * step)) > loss and size > _FLAT:
-            size /= 2
-        while (
-            size >= 1 and (farther := loss_of(state + 2 * size * step)) < found
-        ):  # early steps fall short of the optimum
-            size, found = 2 * size, farther
-        state, loss, before = state + size * step, found, loss
-        if not before - loss > _ENOUGH * loss:
-            break
-    return values.T @ state[:number].astype(np.float32), float(state[-1])
+    products = (values @ values.T).astype(np.float64)
+    products.flat[:: len(products) + 1] *= 1 + _RIDGE
+    root = cholesky(products, lower=True, overwrite_a=True, check_finite=False)
+    found, bias = _by_columns(root, labels, strength, tolerance=1e-6)
+    return values.T @ solve_triangular(root, found, lower=True, trans="T").astype(np.float32), bias
 
 
 def fit_logistic(values: np.ndarray, labels: np.ndarray) -> Logistic:

@@ -7,7 +7,6 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from typing_extensions import override  # typing has it from Python 3.12 on
 
@@ -25,8 +24,7 @@ from lightning_gradood.detectors.detector import Detector, Fitted, FixedDetector
 from lightning_gradood.detectors.tensor_scores import TensorFitted, TensorReadings
 from lightning_gradood.gradients import Predicted
 from lightning_gradood.metrics import auroc
-from lightning_gradood.networks import TwoLogits
-from lightning_gradood.probes import PENULTIMATE, FeatureLayerProbe, LogitsProbe, Probe
+from lightning_gradood.probes import LogitsProbe, PenultimateProbe, Probe
 from lightning_gradood.records import Records
 
 _TEMPERATURES = (1.0, 10.0, 100.0, 1000.0)
@@ -98,62 +96,24 @@ class Energy(OutputScore):
 
 
 @dataclass(frozen=True)
-class GradNormProbe(FeatureLayerProbe):
-    """L1 norm of the gradient of Σ_c −log softmax(z)_c in the last layer's weight, per image, float64 [N, 1].
+class GradNorm(OutputScore):
+    """Minus the L1 norm of the gradient of Σ_c −log softmax(z)_c in the last layer's weight, which normal images have larger.
 
     In closed form: the gradient is the outer product of C·softmax(z) − 1 and the penultimate features, so its L1 norm
-    is the product of theirs. The loss is summed over the classes, as in the original; a mean would divide by C. Of
-    `TwoLogits` the last layer gives the second logit alone.
+    is the product of theirs. The loss is summed over the C classes, as in the original; a mean would divide by C.
 
     Reference:
         Huang, Geng, Li 2021, Eq. 7; its code, gradnorm_ood, `iterate_data_gradnorm`.
     """
 
-    name: ClassVar[str] = "gradnorm"
-
-    @override
-    def names(self, network: nn.Module) -> list[str]:
-        return ["last_weight_l1"]
-
-    @override
-    def layers_of(self, network: nn.Module, images: Tensor) -> list[str]:
-        return [PENULTIMATE]
-
-    @override
-    def from_layers(self, network: nn.Module, logits: Tensor, layers: Sequence[Tensor]) -> Tensor:
-        (features,) = layers
-        own = slice(int(isinstance(network, TwoLogits)), None)  # the logits that the last layer gives
-        _refuse_other_heads(network, logits.detach()[:, own], features.detach())
-        seeds = (logits.shape[1] * to_float64(logits).softmax(dim=1) - 1)[:, own]
-        return seeds.abs().sum(dim=1, keepdim=True) * to_float64(features).abs().sum(dim=1, keepdim=True)
-
-
-def _refuse_other_heads(network: nn.Module, logits: Tensor, features: Tensor) -> None:
-    if torch.compiler.is_compiling():  # torch.export has no values to compare
-        return
-    shape = (logits.shape[1], features.shape[1])
-    heads = [module for module in network.modules() if isinstance(module, nn.Linear) and module.weight.shape == shape]
-    largest = float(logits.abs().max())
-    if not any(
-        torch.allclose(F.linear(features, head.weight, head.bias), logits, rtol=0, atol=1e-4 * max(largest, 1e-30))
-        for head in heads
-    ):
-        raise Refusal(
-            "`gradnorm` needs a network whose logits are the output of its last nn.Linear. Got a "
-            f"{type(network).__name__} that does something else to its penultimate features. Leave GradNorm out."
-        )
-
-
-@dataclass(frozen=True)
-class GradNorm(OutputScore):
-    """The negated value of `GradNormProbe`: normal images are expected to ask for the larger change."""
-
     name: str = "gradnorm"
-    probes: ClassVar[Sequence[Probe]] = (GradNormProbe(),)
+    needs_head: ClassVar[bool] = True
+    probes: ClassVar[Sequence[Probe]] = (LogitsProbe(), PenultimateProbe())
 
     @override
     def tensor_score(self, read: TensorReadings) -> Tensor:
-        return -read.probe(GradNormProbe.name)[:, 0]
+        seeds = read.logits.shape[1] * read.logits.softmax(dim=1) - 1
+        return -seeds.abs().sum(dim=1) * read.features.abs().sum(dim=1)
 
 
 def signs_of(gradient: Tensor, channel_steps: Sequence[float] | None = None) -> Tensor:

@@ -184,10 +184,12 @@ def linear_head(network: nn.Module, images: Tensor) -> LinearHead:
     with reading(network):
         logits, (features,) = feature_layer_outputs(network, images, [PENULTIMATE])
         layer = dict(network.named_modules(remove_duplicate=False)).get(_usual_of(network, images)[1] or "")
-        if isinstance(layer, _HEADS) and layer.weight.numel() == logits.shape[1] * features.shape[1]:
-            weight = to_float64(layer.weight).reshape(logits.shape[1], -1).cpu().numpy()
-            bias = np.zeros(len(weight)) if layer.bias is None else to_float64(layer.bias).cpu().numpy()
-            head, expected = LinearHead(weight, bias), to_float64(logits).cpu().numpy()
+        classes, width = logits.shape[1], features.shape[1]
+        if isinstance(layer, _HEADS) and layer.weight[0].numel() == width and 0 <= classes - len(layer.weight) <= 1:
+            parts = np.zeros((classes, width)), np.zeros(classes)  # of `TwoLogits` the first logit is 0
+            for part, own in zip(parts, (layer.weight.flatten(1), layer.bias), strict=True):
+                part[-len(layer.weight) :] = 0.0 if own is None else to_float64(own).cpu().numpy()
+            head, expected = LinearHead(*parts), to_float64(logits).cpu().numpy()
             difference = np.abs(head.logits(to_float64(features).cpu().numpy()) - expected).max()
             if difference <= 1e-3 * np.abs(expected).max():
                 return head

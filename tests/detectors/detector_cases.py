@@ -32,7 +32,6 @@ def feature_records(gap=1.0, counts=None, width=6):
             "features/layers": rng.normal(by, 1 + by, size=(n, sum(LAYERS.values()))),
             "features/layers+spread": rng.normal(by, 1 + by, size=(n, 2 * sum(LAYERS.values()))),
             "features/penultimate": rng.normal(2 + by * (-1.0) ** np.arange(width), 1, size=(n, width)),
-            "gradnorm": np.exp(-rng.normal(by, 1 + by, size=(n, 1))),
             "image_statistics": np.abs(rng.normal(by, 1 + by, size=(n, 4))) / 10 + [0.5, 0, 0, 0],
             "views/mirror+blur": np.random.default_rng(1).normal(0, 1 + by, size=(n, 10)),
         }
@@ -142,7 +141,7 @@ def cases():
     less_sure = features.probe("logits") * np.where(features.anomalous, 0.3, 3)[:, None]
     features = changed(features, probes={"logits": less_sure})
     settings = MLPSettings(max_epochs=10, width=8, learning_rate=1e-2, whitening=0.5)
-    more = MLPSettings(max_epochs=4, width=8, inputs=["features", "confidence", "views"])
+    more = MLPSettings(max_epochs=8, width=8, learning_rate=1e-2, inputs=["features", "confidence", "views"])
     against = partial(detectors.SyntheticOutliers, outliers=outliers)
     members = [detectors.Energy(2.0), detectors.KNN(k=5), detectors.Consistency()]
     groups = [
@@ -155,14 +154,14 @@ def cases():
             "mlp_more": detectors.MLP([], more), "combined": detectors.Combined(members, rule="squares", folds=4),
             "known_anomalies": detectors.KnownAnomalies(detectors.Combined(members)),
             "baseline": detectors.Baseline(), "energy": detectors.Energy(temperature=3.0),
-            "gradnorm": detectors.GradNorm(), "image_statistics": detectors.ImageStatistics(),
+            "image_statistics": detectors.ImageStatistics(),
             "knn": detectors.KNN(k=7), "lid": detectors.LID(neighbours=[5, 20]),
             "consistency": detectors.Consistency(), "mahalanobis_pp": detectors.MahalanobisPP(),
             "views_softmax": detectors.ViewsSoftmax(),
         }),
         (head_records(), {
             "maxlogit": detectors.MaxLogit(), "gen": detectors.GEN(gamma=0.5, largest=3), "klm": detectors.KLMatching(),
-            "she": detectors.SHE(), "react": detectors.ReAct(percentile=80), "dice": detectors.DICE(percentile=70),
+            "gradnorm": detectors.GradNorm(), "she": detectors.SHE(), "react": detectors.ReAct(percentile=80), "dice": detectors.DICE(percentile=70),
             "ash_s": detectors.ASH(50, "s"), "ash_b": detectors.ASH(60), "ash_p": detectors.ASH(50, "p"),
             "scale": detectors.SCALE(50), "adascale": detectors.AdaSCALE((50.0, 70.0), k1=20, k2=10, weight=1),
             "tuned": detectors.Tuned([detectors.SCALE(60), detectors.KNN(3), detectors.ReAct()]),

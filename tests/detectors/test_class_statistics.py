@@ -119,5 +119,11 @@ def test_few_images_a_class_share_one_mean_and_a_line_says_so(capfd):
 def test_subspaces_and_networks_that_do_not_fit_are_refused():
     assert_refused(
         (lambda: learnt(ViM(dim=12), of(FEATURES)), "Got 12 for 12 features of 300 records"),
+        (
+            lambda: learnt(
+                NCI(), of(FEATURES).with_head(LinearHead(HEAD.weight * [[0], [1], [1], [1], [1]], HEAD.bias))
+            ),
+            "for class 0",
+        ),
         (lambda: learnt(ViM(), feature_records()), "should know the network's last layer. Got none"),
     )

@@ -11,7 +11,7 @@ from asserts import assert_refused
 from torch import nn
 from torch.testing import assert_close
 
-from lightning_gradood.networks import CifarResNet, Normalized, densenet_bc_100_12, resnet18, resnet20
+from lightning_gradood.networks import CifarResNet, Normalized, TwoLogits, densenet_bc_100_12, resnet18, resnet20
 from lightning_gradood.probes import (
     PENULTIMATE,
     FeatureProbe,
@@ -238,6 +238,14 @@ def test_a_linear_head_gives_the_logits_of_the_penultimate_features(name):
     head = linear_head(network, images)
     features = PenultimateProbe()(network, images).double().numpy()
     np.testing.assert_allclose(head.logits(features), network(images).detach().numpy(), rtol=1e-3, atol=1e-4)
+
+
+def test_the_head_of_a_single_logit_is_that_of_two_classes_the_first_without_weights():
+    network = TwoLogits(nn.Sequential(nn.Flatten(), nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, 1)))
+    images = torch.rand(4, 3, 2, 2)
+    head, features = linear_head(network, images), PenultimateProbe()(network, images).double().numpy()
+    assert (head.weight.shape, head.weight[0].any(), head.bias[0]) == ((2, 8), False, 0)
+    np.testing.assert_allclose(head.logits(features), network(images).detach().numpy(), atol=1e-6)
 
 
 class _TwoBranches(nn.Module):

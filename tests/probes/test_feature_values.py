@@ -3,12 +3,16 @@
 import itertools
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from pytorch_ood.detector import GradNorm
 
-from lightning_gradood.detectors import GradNormProbe, ImageStatisticsProbe
+import lightning_gradood.detectors as d
+from lightning_gradood.detectors import ImageStatisticsProbe
 from lightning_gradood.networks import CifarResNet, Normalized
+from lightning_gradood.probes import read_probes
+from lightning_gradood.records import Records
 
 image_statistics = partial(ImageStatisticsProbe(), None)  # no network is run
 IMAGES = torch.rand(5, 3, 16, 16, generator=torch.Generator().manual_seed(1))
@@ -17,15 +21,17 @@ IMAGES = torch.rand(5, 3, 16, 16, generator=torch.Generator().manual_seed(1))
 def test_grad_norm_is_autograd_s_of_the_summed_loss_and_pytorch_ood_s_times_the_classes():
     torch.manual_seed(0)
     network = Normalized(CifarResNet(1, num_classes=4), [0.5] * 3, [0.5] * 3)
-    values = GradNormProbe()(network, IMAGES)
-    assert (values.dtype, values.shape) == (torch.float64, (5, 1))
+    read = read_probes(d.GradNorm().probes, network, IMAGES).values
+    values = -d.GradNorm().score(
+        Records.build(list("abcde"), source="a", values={k: v.numpy() for k, v in read.items()})
+    )
     network.eval()
-    for image, value in zip(IMAGES, values[:, 0], strict=True):
+    for image, value in zip(IMAGES, values, strict=True):
         loss = -network(image[None]).log_softmax(dim=1).sum()
         (gradient,) = torch.autograd.grad(loss, network.network.linear.weight)
-        assert value.item() == pytest.approx(gradient.abs().sum().item(), rel=1e-4)
+        assert value == pytest.approx(gradient.abs().sum().item(), rel=1e-4)
     theirs = GradNorm(network, param_filter=lambda name: name == "network.linear.weight").predict(IMAGES)
-    torch.testing.assert_close(values[:, 0], -4 * theirs.double(), rtol=1e-4, atol=0)
+    np.testing.assert_allclose(values, -4 * theirs.double(), rtol=1e-4)
 
 
 def test_the_energy_of_a_wave_counts_if_it_is_shorter_than_four_pixels():
