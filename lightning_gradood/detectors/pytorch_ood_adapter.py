@@ -204,7 +204,7 @@ class FittedPytorchOOD(Fitted):
         reads = _reads(_kind(self.detector))
         predict, values = getattr(self._theirs, f"predict_{reads}"), _values(records, self.column, reads)
         size = 1 if self.detector.endswith(_ALONE) else max(len(values), 1)
-        with exact_arithmetic(), torch.no_grad():
+        with exact_arithmetic(), torch.no_grad(), np.errstate(over="ignore"):  # OpenMax's distances to a high power
             scores = torch.cat([predict(some) for some in torch.split(values, size)])
         return np.asarray(to_float64(scores).numpy())
 

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
@@ -18,6 +18,8 @@ from lightning_gradood.core import Component, Picture, Refusal, atomic_write
 # what says nothing of the structure, would run code of the folder, or keep weights in another precision
 _LEFT_OUT = ("id2label", "label2id", "auto_map", "transformers_version", "_name_or_path", "dtype", "torch_dtype")
 
+_PATIENCE = 10  # seconds that the Hub has to answer
+
 
 def hugging_face(config: dict[str, Any] | None = None, pretrained_model_name_or_path: str | None = None) -> nn.Module:
     """Build an image classifier of transformers, randomly initialised, from normalised images to an output with `logits`.
@@ -27,7 +29,7 @@ def hugging_face(config: dict[str, Any] | None = None, pretrained_model_name_or_
         pretrained_model_name_or_path: In an experiment file, its folder or its id on the Hub in place of that, by which
             its weights and its image processor are found too; `hf:NAME` is short for it.
     """
-    with described_online(f"hf:{pretrained_model_name_or_path}"):
+    with described_online(f"hf:{pretrained_model_name_or_path or ''}"):
         known = _transformers().AutoConfig
         made = known.from_pretrained(pretrained_model_name_or_path) if config is None else known.for_model(**config)
         network: nn.Module = _transformers().AutoModelForImageClassification.from_config(made)
@@ -105,9 +107,11 @@ def published(name: str) -> tuple[dict[str, Any], HuggingFaceImages, str]:
 
 @contextmanager
 def described_online(name: str) -> Iterator[None]:
-    """Refuse, in one sentence, a model of Hugging Face's Hub that cannot be found or read."""
+    """Refuse in one sentence, and at once without a connection, a model of Hugging Face's Hub that cannot be found or read."""
+    place = name.partition(":")[2]
     try:
-        yield
+        with nullcontext() if not place or Path(place).is_dir() else _looking_once():
+            yield
     except Refusal:
         raise
     except Exception as error:  # of configurations, of weights, of the connection
@@ -117,6 +121,25 @@ def described_online(name: str) -> Iterator[None]:
             f"processor. Got {type(error).__name__}: {said}. Correct the name, or get the model where there is a connection, "
             "`hf download ID --local-dir FOLDER`, and name hf:FOLDER (local-dir:FOLDER in timm)."
         ) from error
+
+
+@contextmanager
+def _looking_once() -> Iterator[None]:
+    """Ask the Hub once whether it is there; without an answer its client would try for half a minute, file by file."""
+    try:
+        hub = import_module("huggingface_hub")
+    except ImportError:
+        yield
+        return
+    before = hub.constants.HF_HUB_OFFLINE  # from the environment, which is read at import alone
+    try:
+        hub.get_session().head(hub.constants.ENDPOINT, timeout=_PATIENCE)
+    except Exception:  # of whichever HTTP client it has
+        hub.constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        hub.constants.HF_HUB_OFFLINE = before
 
 
 def _transformers() -> Any:

@@ -161,7 +161,7 @@ def cases():
         }),
         (head_records(), {
             "maxlogit": detectors.MaxLogit(), "gen": detectors.GEN(gamma=0.5, largest=3), "klm": detectors.KLMatching(),
-            "gradnorm": detectors.GradNorm(), "she": detectors.SHE(), "react": detectors.ReAct(percentile=80), "dice": detectors.DICE(percentile=70),
+            "she": detectors.SHE(), "gradnorm": detectors.GradNorm(), "react": detectors.ReAct(80), "dice": detectors.DICE(70),
             "ash_s": detectors.ASH(50, "s"), "ash_b": detectors.ASH(60), "ash_p": detectors.ASH(50, "p"),
             "scale": detectors.SCALE(50), "adascale": detectors.AdaSCALE((50.0, 70.0), k1=20, k2=10, weight=1),
             "tuned": detectors.Tuned([detectors.SCALE(60), detectors.KNN(3), detectors.ReAct()]),

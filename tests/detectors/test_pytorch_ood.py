@@ -5,6 +5,7 @@ import pytest
 import torch
 from asserts import assert_refused
 from detector_cases import head_records
+from made_up_records import changed
 from pytorch_ood import detector as theirs
 from torch import nn
 
@@ -84,6 +85,11 @@ def test_what_reads_the_network_is_a_probe(name):
     (probe,) = detector.probes
     assert isinstance(probe, PytorchOODProbe)
     torch.testing.assert_close(probe(network, images)[:, 0].float(), expected, rtol=1e-4, atol=1e-6)
+
+
+def test_openmax_takes_images_far_from_all_classes_without_a_warning():
+    far = changed(NORMAL, probes={"logits": NORMAL.probe("logits") + np.array([2000, 0, 0, 0])})
+    assert np.isfinite(PytorchOOD(ROOM + "OpenMax", {"tailsize": 12}).fit(NORMAL, 0).score(far)).all()
 
 
 def test_refusals(tmp_path):

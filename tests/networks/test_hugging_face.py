@@ -2,6 +2,7 @@
 
 import sys
 from types import SimpleNamespace
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -55,11 +56,28 @@ class SmallImageProcessor:
         return {"pixel_values": torch.tensor(values.transpose(2, 0, 1), dtype=torch.float32)[None]}
 
 
+class Hub:
+    """Without a connection."""
+
+    constants = SimpleNamespace(HF_HUB_OFFLINE=False, ENDPOINT="https://huggingface.co")
+    looks: ClassVar[list[str]]
+
+    @classmethod
+    def get_session(cls):
+        return cls
+
+    @classmethod
+    def head(cls, url, timeout):
+        cls.looks.append(url)
+        raise OSError("Name or service not known")
+
+
 TRAINED = Classifier(Config("small", 5))
 
 
 def from_pretrained(name, output_loading_info):
     if name == "nowhere":
+        assert Hub.constants.HF_HUB_OFFLINE, "or transformers would try for half a minute"
         raise OSError("We couldn't connect to 'https://huggingface.co'. Check\nthe rest")
     return TRAINED, {"missing_keys": {"head.weight", "head.bias"} if name == "encoder" else set()}
 
@@ -73,6 +91,8 @@ def transformers(monkeypatch, tmp_path):
         SmallImageProcessor=SmallImageProcessor,
     )
     monkeypatch.setitem(sys.modules, "transformers", stand_in)
+    monkeypatch.setitem(sys.modules, "huggingface_hub", Hub)
+    monkeypatch.setattr(Hub, "looks", [], raising=False)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
 
 
@@ -105,5 +125,6 @@ def test_what_cannot_be_found_read_or_classified_is_one_sentence(transformers, m
         ),
         (lambda: other(PICTURE), "Got AutoConfig. Give --data.transform another"),
     )
+    assert (len(Hub.looks), Hub.constants.HF_HUB_OFFLINE) == (2, False)
     monkeypatch.setitem(sys.modules, "transformers", None)
     assert_refused((lambda: trained_network("hf:small"), "find the package transformers. Got none. Install it: "))
