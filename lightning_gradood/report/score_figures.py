@@ -22,6 +22,7 @@ _STROKES = (("-", ""), ("--", "////"), (":", "...."), ("-.", "xxxx"))  # of line
 _STYLES = [(colour, *stroke) for stroke, colour in itertools.product(_STROKES, _COLOURS)]
 NORMAL_COLOUR = "#555555"
 CHANGED_COLOUR = "#D55E00"
+_PANELS = 24  # of one figure; more take a minute to lay out
 
 
 def styles_of(names: Sequence[str]) -> dict[str, tuple[str, str, str]]:
@@ -87,8 +88,13 @@ def score_histograms(outcomes: Sequence[Outcome]) -> Figure:
     """Draw the test scores of normal and anomalous images of one detector, one axes per source.
 
     The axis is linear up to the median distance of a score from zero and logarithmic beyond, as scores may have heavy
-    tails. Bins are common; each class sums to 100 %; the threshold chosen on `val` is marked.
+    tails. Bins are common; each class sums to 100 %; the threshold chosen on `val` is marked. Of many sources the 24 with
+    the lowest AUROC are drawn.
     """
+    heading = f"Scores of {outcomes[0].label}, test split"
+    if len(outcomes) > _PANELS:
+        outcomes = sorted(outcomes, key=lambda one: one.metrics["test"]["auroc"])[:_PANELS]
+        heading += f", the {_PANELS} sources with the lowest AUROC"
     columns = min(len(outcomes), 3)
     rows = math.ceil(len(outcomes) / columns)
     figure = Figure(figsize=(max(4.0 * columns, 5.0), 2.8 * rows + 0.6), layout="constrained")
@@ -115,7 +121,7 @@ def score_histograms(outcomes: Sequence[Outcome]) -> Figure:
         axes.tick_params(labelsize=8)
         axes.legend(loc="upper right", fontsize=7, frameon=False)
         axes.grid(alpha=0.3)
-    figure.suptitle(f"Scores of {outcomes[0].label}, test split", fontsize=11)
+    figure.suptitle(heading, fontsize=11)
     figure.supxlabel("score (higher = more anomalous)", fontsize=9)
     figure.supylabel("images of the class, %", fontsize=9)
     return figure

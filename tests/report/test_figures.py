@@ -1,6 +1,7 @@
 """Figures show the numbers of scikit-learn and of the arrays they are given."""
 
 import io
+from dataclasses import replace
 from xml.etree import ElementTree
 
 import matplotlib as mpl
@@ -77,6 +78,9 @@ def test_histograms_share_scales_and_bins_and_hold_every_image_whatever_the_scor
     assert axes.get_title() == f"svhn: AUROC {100 * outcomes[0].metrics['test']['auroc']:.2f} %"
     assert legend(axes) == ["normal (60)", "svhn (30)", f"threshold {outcomes[0].threshold:.3g}"]
     assert set(axes.lines[0].get_xdata()) == {outcomes[0].threshold}
+    easy, hard = outcome("easy", gap=9.0), outcome("hard", gap=0.0)
+    many = score_histograms([*(replace(easy, source=f"{number}") for number in range(40)), hard])
+    assert (len(many.axes), many.axes[0].get_title()[:5]) == (24, "hard:")  # and not for a minute
     rising = np.exp(np.linspace(0, 30, 90))
     for scores in (rising, -rising, np.zeros(90), 1000 + np.arange(90) / 90, np.append(np.zeros(89), 1e9)):
         strange = outcome()
