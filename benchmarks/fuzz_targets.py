@@ -144,7 +144,6 @@ def records(folder: Path) -> Target:
         RecordCache,
         Records,
         read_rows,
-        write_columns,
         write_rows,
     )
     from lightning_gradood.records.cache import _FORMAT
@@ -157,8 +156,7 @@ def records(folder: Path) -> Target:
     (shard,) = entry.glob("*.parquet")
     cache.write_state("s" * 64, {"means": torch.rand(3, 4)})
     (state,) = (folder / "cache" / ("s" * 64)).iterdir()
-    write_columns(folder / "t.parquet", {"score": [1.0, 2.0], "source": ["a", "b"]})
-    for suffix in ("csv", "jsonl"):
+    for suffix in ("parquet", "csv", "jsonl"):
         row = {"path": "a", "score": 1.0, "flagged": True}
         write_rows([row], {name: type(value) for name, value in row.items()}, folder / f"t.{suffix}")
     files = {name: (folder / f"t.{name}").read_bytes() for name in ("parquet", "csv", "jsonl")}

@@ -23,13 +23,20 @@ from lightning_gradood.extraction.estimates import say_estimate
 from lightning_gradood.gradients import way_taken
 from lightning_gradood.networks import TwoLogits
 from lightning_gradood.probes import Probe
-from lightning_gradood.records import RecordCache, Records, write_columns
+from lightning_gradood.records import RecordCache, Records, write_rows
 from lightning_gradood.tasks import ClassificationTask, check_network
 
 _FLOAT32_WEIGHTS = ("32-true", "16-mixed", "bf16-mixed")
 _BATCHES, _BYTES = 64, 2**26  # of records of one entry that are kept before they are written,
 _SECONDS = 60.0  # and how long any are kept at most: what a kill costs
-_COLUMNS = ("id", "path", "source", "label", "prediction", "probability")  # of predictions
+_COLUMNS = {
+    "id": str,
+    "path": str,
+    "source": str,
+    "label": str,
+    "prediction": str,
+    "probability": float,
+}  # of predictions
 
 
 class ProbeCallback(pl.Callback):
@@ -155,8 +162,7 @@ class ProbeCallback(pl.Callback):
 
     def _read(self, images: SourceImages) -> list[Tensor]:
         """Read the probes that are missing, and return the logits of unchanged images."""
-        reader = self.reader
-        wanted = {entry.probe: entry.key for entry in self.reader.plan.missing if entry.source == images.source}
+        reader, wanted = self.reader, self.reader.plan.keys_of(images.source)
         probes = [probe for probe in self.prepared if probe.name in wanted]
         with reader.profiler.profile("gradood: reading probes"):
             parts = reader.read(probes, images)
@@ -367,6 +373,6 @@ class PredictionWriter(BasePredictionWriter):
         super().on_predict_end(trainer, pl_module)
         parts = gathered(self._rows)
         if trainer.is_global_zero:
-            rows = [row for _, row in sorted(pair for part in parts for pair in part.items())]
-            write_columns(self.path, {name: [row[place] for row in rows] for place, name in enumerate(_COLUMNS)})
+            rows = (row for _, row in sorted(pair for part in parts for pair in part.items()))
+            write_rows((dict(zip(_COLUMNS, row, strict=True)) for row in rows), _COLUMNS, self.path, "--run_dir")
         self._rows = {}

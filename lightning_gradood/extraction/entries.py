@@ -58,9 +58,9 @@ class Plan:
         """Entries that are not complete."""
         return [entry for entry in self.entries if entry.key in self.rows]
 
-    def probes_of(self, source: str) -> frozenset[str]:
-        """Names of the probes that are to be read of a source."""
-        return frozenset(entry.probe for entry in self.missing if entry.source == source)
+    def keys_of(self, source: str) -> dict[str, str]:
+        """Names of the probes that are to be read of a source, each with the key of its entry."""
+        return {entry.probe: entry.key for entry in self.missing if entry.source == source}
 
     @property
     def rows_of_source(self) -> dict[str, NDArray[np.int64]]:

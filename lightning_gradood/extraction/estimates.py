@@ -53,7 +53,7 @@ def _seconds(reader: BatchReader, probes: Sequence[Probe], device: torch.device)
             number, making = _making(partial(reader.perturbed, spec), batch)
             if number < most:  # a larger batch takes less time an image, as that of a forward pass tells
                 making *= once(frozenset(), most) / once(frozenset(), number)
-        found[source] = len(rows) * (making + once(reader.plan.probes_of(source), most))
+        found[source] = len(rows) * (making + once(frozenset(reader.plan.keys_of(source)), most))
         give_back_memory()
     return found
 

@@ -24,11 +24,10 @@ from lightning_gradood.records.table import (
     detection_dataset,
     normal_records,
     read_rows,
-    write_columns,
     write_rows,
 )
 
 __all__ = [
     "ENDINGS", "NORMAL", "SPLITS", "SYNTHETIC", "Damaged", "LinearHead", "RecordCache", "Records",
-    "detection_dataset", "entry_key", "normal_records", "read_rows", "write_columns", "write_rows",
+    "detection_dataset", "entry_key", "normal_records", "read_rows", "write_rows",
 ]  # fmt: skip

@@ -334,7 +334,7 @@ def _write_csv(stream: TextIO, columns: Iterable[str], rows: Iterable[Mapping[st
 
 
 def read_rows(path: Path, columns: list[str] | None = None) -> dict[str, list[Any]]:
-    """Read a table that `write_rows` or `write_columns` wrote, a .parquet, .csv or .jsonl file, as column to values.
+    """Read a table that `write_rows` wrote, a .parquet, .csv or .jsonl file, as column to values.
 
     Of a Parquet file that is large, some `columns` may be read alone.
     """
@@ -357,9 +357,3 @@ def read_rows(path: Path, columns: list[str] | None = None) -> dict[str, list[An
 def _read_csv(path: Path) -> pa.Table:
     text = dict.fromkeys(("path", "prediction", "label", "error", "mark"), pa.string())
     return pyarrow.csv.read_csv(path, convert_options=pyarrow.csv.ConvertOptions(column_types=text))
-
-
-def write_columns(path: Path, columns: Mapping[str, Sequence[Any]]) -> None:
-    """Write a plain table as Parquet, whole or not at all."""
-    with atomic_write(path) as file:
-        pq.write_table(pa.table(dict(columns)), file, write_page_checksum=True)

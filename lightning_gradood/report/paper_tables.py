@@ -1,17 +1,23 @@
 """The paper's Tables 1 and 2 from finished runs beside the paper's own numbers, as Markdown, LaTeX, CSV and on a page."""
 
-import csv
-import functools
 import math
 import re
 import statistics
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import resources
 from typing import Any, NamedTuple
 
 from lightning_gradood.report.run import Run
-from lightning_gradood.report.tables import ABSENT, Cell, Table, by_detector, mean_numbers, not_transferred, percent
+from lightning_gradood.report.tables import (
+    ABSENT,
+    Cell,
+    Table,
+    by_detector,
+    mean_numbers,
+    not_transferred,
+    percent,
+    published,
+)
 
 METRICS = {  # the paper's columns: their titles, and ours; it does not say which side is positive in its AUPR
     "accuracy": ("Detection accuracy", "detection_accuracy"),
@@ -62,15 +68,9 @@ def paper_number(dataset: str, network: str, source: str, method: str, metric: s
     Reference:
         Lee et al. 2022, Tables 1 and 2.
     """
-    text = _paper().get((dataset, network, source, metric), {}).get(method)
+    known = published("paper_numbers.csv", "dataset", "network", "source", "metric")
+    text = known.get((dataset, network, source, metric), {}).get(method)
     return float(text) / 100 if text else None
-
-
-@functools.cache
-def _paper() -> dict[tuple[str, str, str, str], dict[str, str]]:
-    text = (resources.files("lightning_gradood.report") / "paper_numbers.csv").read_text()
-    rows = csv.DictReader(text.splitlines())
-    return {(row["dataset"], row["network"], row["source"], row["metric"]): row for row in rows}
 
 
 class OverSeeds(NamedTuple):

@@ -292,16 +292,18 @@ def _row(
 
 
 @cache
-def _published() -> dict[tuple[str | None, str], dict[str, str]]:
-    text = (resources.files("lightning_gradood.report") / "openood_leaderboard.csv").read_text()
-    return {(row["benchmark"], row["detector"]): row for row in csv.DictReader(text.splitlines())}
+def published(name: str, *keys: str) -> dict[tuple[str | None, ...], dict[str, str]]:
+    """Rows of a table of others' numbers that comes with the package, by some of their columns."""
+    text = (resources.files("lightning_gradood.report") / name).read_text()
+    return {tuple(row[key] for key in keys): row for row in csv.DictReader(text.splitlines())}
 
 
 def _add_published(rows: Sequence[dict[str, str]], benchmark: str | None) -> list[str]:
     """Add OpenOOD's published AUROCs to the rows of the groups `near` and `far`; returns their source, and doubts."""
     places, doubts = dict[str, None](), dict[str, None]()
+    known = published("openood_leaderboard.csv", "benchmark", "detector")
     for row in rows:
-        group, found = row["source"], _published().get((benchmark, row["detector"]))
+        group, found = row["source"], known.get((benchmark, row["detector"]))
         if found and group in ("near", "far"):
             disputed = found["disputed"].startswith(f"{group}:")
             row[_OPENOOD] = found[group] + " (disputed)" * disputed

@@ -7,7 +7,7 @@ from pathlib import Path
 from pages import whole
 from tiny import all_refused, called, detect, results
 
-from lightning_gradood.records import write_columns
+from lightning_gradood.records import write_rows
 
 
 def test_two_runs_stand_side_by_side_and_one_alone(run, capsys):
@@ -43,7 +43,7 @@ def test_what_cannot_be_compared_is_refused_in_a_sentence(run, capsys):
     Path("folder.html/kept").touch()
     Path("mine.html").write_text("mine")
     shutil.copytree(run, "broken")
-    write_columns(Path("broken/results.parquet"), {"source": ["svhn"]})
+    write_rows([{"source": "svhn"}], {"source": str}, Path("broken/results.parquet"))
     shutil.copytree(run, "trained")
     Path("trained/results.parquet").unlink()
     results_of = "should be a run folder with results. Got no results.parquet in it."

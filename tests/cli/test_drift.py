@@ -13,7 +13,7 @@ from tiny import all_refused, called, refused, write_digits
 
 from lightning_gradood.guard import Guard
 from lightning_gradood.metrics import DriftTest
-from lightning_gradood.records import write_columns, write_rows
+from lightning_gradood.records import write_rows
 from lightning_gradood.report import DriftStream, ScoredImages
 
 TYPES = {"path": str, "prediction": str, "score": float, "flagged": bool, "error": str}
@@ -83,7 +83,7 @@ def test_what_cannot_be_compared_is_refused_in_a_sentence(capsys):
     write("usual.csv", range(10))
     for name, text in {"text.csv": "a,b\n1,2\n", "broken.parquet": "PAR1", "notes.txt": "a", "old.png": "old"}.items():
         Path(name).write_text(text)
-    write_columns(Path("none.parquet"), {"score": [], "flagged": [], "prediction": []})
+    write_rows([], {"score": float, "flagged": bool, "prediction": str}, Path("none.parquet"))
     rows = [
         ([], "`drift` should have usual scores to compare with. Got usual.csv alone. Add --guard GUARD."),
         (["nowhere.csv"], "`nowhere.csv` should be a table, .parquet, .csv, .jsonl. Got no such file."),

@@ -8,7 +8,7 @@ import torch
 from record_tables import KEY, OTHER, ids_of, table_of
 
 from lightning_gradood.core import Refusal
-from lightning_gradood.records import Damaged, RecordCache, read_rows, write_columns
+from lightning_gradood.records import Damaged, RecordCache, read_rows, write_rows
 
 IDS = ids_of(9)
 
@@ -84,7 +84,7 @@ def test_a_file_that_changes_after_it_was_read_is_compared_again(cache):
 
 def test_a_table_outside_the_cache_is_compared_with_its_pages_checksums(tmp_path):
     path = tmp_path / "table.parquet"
-    write_columns(path, {"value": [1.0, 2.0, 3.0]})
+    write_rows([{"value": value} for value in (1.0, 2.0, 3.0)], {"value": float}, path)
     flip(path, 8 * path.read_bytes().index(b"PAR1", 0) + 8 * 40)
     with pytest.raises(Refusal, match="should be a readable table"):
         read_rows(path)

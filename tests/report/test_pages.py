@@ -9,7 +9,7 @@ import pytest
 from asserts import assert_refused
 from PIL import Image
 
-from lightning_gradood.records import write_columns
+from lightning_gradood.records import write_rows
 from lightning_gradood.report import GuardSummary, Run, comparison_page, comparison_text, figure_bytes, pages, read_runs
 from lightning_gradood.report.figures import image_rows
 from lightning_gradood.report.pages import printed, run_page
@@ -182,7 +182,7 @@ def test_files_that_are_broken_are_refused(folders):
         (folders[1] / name).write_bytes(content)
         assert_refused((partial(read_runs, folders), sentence))
         (folders[1] / name).write_bytes(whole)
-    write_columns(folders[1] / "results.parquet", {"source": ["svhn"]})
+    write_rows([{"source": "svhn"}], {"source": str}, folders[1] / "results.parquet")
     assert_refused((partial(read_runs, folders), f"results.parquet{expected}KeyError"))
     (folders[0] / "figures.npz").write_bytes(b"PK")
     assert_refused((lambda: Run.read(folders[0]).arrays, f"figures.npz{expected}"))
