@@ -106,6 +106,10 @@ def plain(epilog: str, **spelling: Mapping[str, Any]) -> Callable[[Callable[...,
     """Make a verb of a function of its name: it takes the words behind the verb; the parameters are the flags."""
 
     def verb(function: Callable[..., Any]) -> Callable[[Sequence[str]], Any]:
+        takes = inspect.getfullargspec(function)
+        needed = [f"--{name} {name.upper()}" for name in takes.kwonlyargs if name not in (takes.kwonlydefaults or {})]
+        usage = " ".join(["%(prog)s", *needed, "[--flag value ...]", *map(str.upper, takes.args)])
+
         @functools.wraps(function)
         def run(words: Sequence[str]) -> Any:
             return auto_cli(
@@ -115,7 +119,7 @@ def plain(epilog: str, **spelling: Mapping[str, Any]) -> Callable[[Callable[...,
                 parser_class=PlainParser,
                 spelling=spelling,
                 prog=f"python -m lightning_gradood {function.__name__}",
-                usage=f"%(prog)s {_usage(function)}",
+                usage=usage,
                 description=VERBS[function.__name__],
                 epilog=epilog,
                 allow_abbrev=False,
@@ -124,19 +128,6 @@ def plain(epilog: str, **spelling: Mapping[str, Any]) -> Callable[[Callable[...,
         return run
 
     return verb
-
-
-def _usage(function: Callable[..., Any]) -> str:
-    """Flags that have to be given, and what stands without one."""
-    parameters = inspect.signature(function).parameters.values()
-    needed = [
-        f"--{one.name} {one.name.upper()}"
-        for one in parameters
-        if one.kind is one.KEYWORD_ONLY and one.default is one.empty
-    ]
-    return " ".join(
-        [*needed, "[--flag value ...]", *(one.name.upper() for one in parameters if one.kind is not one.KEYWORD_ONLY)]
-    )
 
 
 def refuse_existing(flag: str, path: Path, overwrite: bool) -> None:
