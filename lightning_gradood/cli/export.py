@@ -21,7 +21,7 @@ _MOST = 64  # images that are compared
 @plain(
     "Input: images [N, C, H, W] after the guard's transform, and optionally false_positive_rate. Output: prediction, "
     "probability, score, p_value and flagged. Classes and transform are in the metadata. Needs the extra `export`.",
-    images={"nargs": "+", "type": str, "default": []},
+    images={"nargs": "+", "type": str},
     by_class=SWITCH,
     overwrite=SWITCH,
     trust={"action": "append", "type": str},
@@ -30,7 +30,7 @@ def export(
     output: str,
     *,
     guard: str,
-    images: list[str],
+    images: list[str] | None = None,
     pixels: Literal["uint8", "float32"] | None = None,
     false_positive_rate: OpenUnitInterval | None = None,
     by_class: bool = False,
@@ -60,7 +60,7 @@ def export(
     if by_class:
         loaded = loaded.with_class_thresholds()
     try:
-        found = export_guard(loaded, _compared(loaded, images), pixels)
+        found = export_guard(loaded, _compared(loaded, images or []), pixels)
     except Refusal as refusal:
         if not unexportable(loaded.saved):
             raise
