@@ -85,7 +85,14 @@ def fit_guard(
             )
     chosen, generators, place = DetectionSettings(**settings), generator_states(), TemporaryDirectory()
     try:
-        with place, _in_words_of_python(), torch.inference_mode(False), torch.enable_grad(), _quiet():
+        with (
+            place,
+            _in_words_of_python(),
+            torch.inference_mode(False),
+            torch.enable_grad(),
+            torch.device("cpu"),
+            _quiet(),
+        ):
             if normalize is None:
                 transform, normalize = _without_normalize(transform)
             bare = copy.deepcopy(uncompiled(network))

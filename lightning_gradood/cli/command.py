@@ -202,7 +202,8 @@ class Command(LightningCLI):
             again = self._parser(verb).instantiate(part).model
         finally:
             restore_generators(generators)
-        if drawn := [name for name, one in again.state_dict().items() if not one.equal(self.model.state_dict()[name])]:
+        pairs = zip(again.named_parameters(), self.model.parameters(), strict=True)
+        if drawn := [name for (name, one), own in pairs if not one.equal(own)]:
             raise Refusal(
                 f"`model.weights` should name the weights of a trained network for `{verb}`. Got none, and no checkpoint, but "
                 f"`{drawn[0]}` at random. Name a file with --model.weights or --ckpt_path, or with --run_dir a folder that `fit` "

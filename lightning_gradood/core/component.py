@@ -244,7 +244,7 @@ def _built(path: Any, given: Any, trust: Collection[str], arrays: Mapping[str, T
         needed = (one for one in signature.parameters.values() if one.kind is one.POSITIONAL_OR_KEYWORD)
         if not ours and any(one.default is one.empty and one.name not in arguments for one in needed):
             return functools.partial(made, **arguments)
-        with torch.random.fork_rng(devices=[]):  # weights are drawn before they are replaced
+        with torch.random.fork_rng(devices=[]), torch.device("cpu"):  # weights are drawn before they are replaced
             return made(**arguments)
     except Refusal:
         raise

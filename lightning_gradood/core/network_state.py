@@ -83,6 +83,11 @@ def exact_arithmetic() -> Iterator[None]:
             if torch.is_autocast_enabled(device):
                 stack.enter_context(torch.autocast(device, enabled=False))
         _forbid_short_mantissas(stack)
+        if torch.get_default_device().type != "cpu":  # the caller's choice of where tensors are made
+            stack.enter_context(torch.device("cpu"))
+        if (own := torch.get_default_dtype()) != torch.float32:
+            stack.callback(torch.set_default_dtype, own)
+            torch.set_default_dtype(torch.float32)
         if "torch._dynamo" in sys.modules:  # compiled code runs no hooks and shows no functions
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         yield

@@ -141,7 +141,8 @@ def _readings(guard: Guard, record: Records) -> tuple[np.ndarray, np.ndarray, Ca
             names={name: record.names(name) for name in names},
             prediction=[int(record.column("prediction")[0])] * len(rows),
         )
-        return np.asarray(guard.fitted.score(records), dtype=np.float64)
+        with torch.device("cpu"):  # whatever the caller's default is
+            return np.asarray(guard.fitted.score(records), dtype=np.float64)
 
     return np.concatenate(values), np.concatenate([guard.about.baseline[name] for name in names]), scores
 
@@ -150,8 +151,8 @@ def _occlusion_map(guard: Guard, image: Tensor, score: float) -> Tensor:
     """`Explanation.heat` of an image, float in [0, 1], [C, H, W]."""
     height, width = image.shape[1:]
     tall, wide = (max(1, 2 * size // (_WINDOWS + 1)) for size in (height, width))
-    tops, lefts = (torch.linspace(0, last, _WINDOWS).int().tolist() for last in (height - tall, width - wide))
-    windows = torch.zeros(_WINDOWS**2, height, width, dtype=torch.bool)
+    tops, lefts = (np.linspace(0, last, _WINDOWS).astype(int).tolist() for last in (height - tall, width - wide))
+    windows = torch.zeros(_WINDOWS**2, height, width, dtype=torch.bool, device=image.device)
     for window, (top, left) in zip(windows, itertools.product(tops, lefts), strict=True):
         window[top : top + tall, left : left + wide] = True
     covered = torch.where(windows[:, None], image.mean(dim=(1, 2), keepdim=True), image)

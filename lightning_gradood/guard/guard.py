@@ -149,7 +149,8 @@ class Guard:
         parts = [found for block in blocks for found in self._portions.run(partial(self._read, block), len(block))]
         records, probabilities = zip(*parts, strict=True)
         table = Records.concatenate(list(records))
-        scores, predictions = score_in_blocks(self.fitted, table), table.column("prediction").astype(np.int64)
+        with torch.device("cpu"):  # whatever the caller's default is
+            scores, predictions = score_in_blocks(self.fitted, table), table.column("prediction").astype(np.int64)
         p_values, largest = conformal_p_values(self.calibration, scores), np.concatenate(probabilities)
         thresholds = self.class_thresholds(predictions) if self.class_thresholds else self.threshold
         return Verdict(scores, p_values, scores > thresholds, predictions, largest, self.about.classes)
@@ -254,7 +255,7 @@ class Guard:
         if not self.about.network:
             recipe = recipe_of(self.bare_network, self.transform)
             guard.about = replace(guard.about, network=recipe.network, transform=recipe.transform)
-        noise = torch.rand(4, *self.about.image_shape, generator=torch.Generator().manual_seed(0))
+        noise = torch.rand(4, *self.about.image_shape, generator=torch.Generator().manual_seed(0), device="cpu")
         write_guard(guard, place, noise, self(noise).scores, "folder")
 
     def records(self, images: Tensor) -> Records:

@@ -282,7 +282,8 @@ def built_network(folder: Path, about: Description, trust: Collection[str]) -> n
     bare = uncompiled(decode(about.network, trust))
     bare.float()  # as `ClassificationTask` has it, whatever it is built in
     bare.load_state_dict(unpack(folder / NETWORK))
-    network = classifier(bare, about.normalize, about.outputs)
+    with torch.device("cpu"):  # whatever the caller's default is
+        network = classifier(bare, about.normalize, about.outputs)
     if about.one_logit:
         network = TwoLogits(network)
     if parameter_names(network) != about.parameters:

@@ -181,7 +181,7 @@ class Normalized(nn.Module):
         super().__init__()
         self.network = network
         for name, values in {"mean": mean, "std": std}.items():
-            self.register_buffer(name, torch.tensor(values, dtype=torch.get_default_dtype()).view(-1, 1, 1), False)
+            self.register_buffer(name, torch.tensor(values, dtype=torch.float32).view(-1, 1, 1), False)
         # as stored, in which 1e-50 is zero; false for NaN
         if not mean or len(mean) != len(std) or not ((self.mean.abs() < torch.inf) & (self.std > 0)).all():
             raise Refusal(

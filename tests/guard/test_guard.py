@@ -67,6 +67,13 @@ def test_scores_equal_those_of_detect_and_are_explained(name, saved):
     assert [one for one in rows if verdict.scores[one] != expected[one]] == []
     for other in (copy.deepcopy(guard), pickle.loads(pickle.dumps(guard))):
         assert other(pixels[:BATCH]).scores.tobytes() == verdict.scores[:BATCH].tobytes()
+    torch.set_default_device("meta")  # the caller's, such as "cuda"
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert Guard.load(folder)(pixels[:BATCH]).scores.tobytes() == verdict.scores[:BATCH].tobytes()
+    finally:
+        torch.set_default_device(None)
+        torch.set_default_dtype(torch.float32)
     assert (verdict.predictions == normal.column("prediction")).all()
     assert (verdict.flagged == (verdict.scores > guard.threshold)).all()
     assert guard.calibration.tolist() == sorted(score_in_blocks(fitted, normal.where(split="val")))
