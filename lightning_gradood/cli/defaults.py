@@ -9,7 +9,6 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from importlib.metadata import version
 from logging.handlers import MemoryHandler
 from pathlib import Path
 from typing import Any
@@ -21,8 +20,7 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint, ProgressBar
 from lightning.pytorch.utilities import rank_zero_info
 from omegaconf import OmegaConf
 
-from lightning_gradood import __version__
-from lightning_gradood.core import CHECKPOINTS, LOG, Refusal, class_path, decode, encode
+from lightning_gradood.core import CHECKPOINTS, LOG, Refusal, class_path, decode, encode, versions
 from lightning_gradood.extraction import ImageProgressBar
 from lightning_gradood.networks import CentreSquare, outputs_of, trained_network
 from lightning_gradood.report import FINISH_SECONDS, PROJECT, ReportCallback, offline_without_account, working_commit
@@ -33,7 +31,6 @@ _REHEARSED = 60  # images of each source under fast_dev_run: enough to fit every
 _TAG = 64  # characters that W&B allows
 _THREADS = "OMP_NUM_THREADS"
 _LOGGERS = ("lightning_gradood", "lightning.pytorch", "lightning.fabric")
-_PACKAGES = ("torch", "torchvision", "lightning", "numpy", "scikit-learn", "advertorch", "pyarrow")
 _LINES = 3  # in a message: a table, such as Lightning's summary of a network, is left out
 _SEEDS = ("seed_everything", "data.init_args.split.seed", "detection.seed")
 _RECORDS = 10_000  # that are kept at most before the run has a folder
@@ -206,12 +203,10 @@ def run_log() -> Iterator[Callable[[Path, Mapping[str, Any]], None]]:
     def begin(folder: Path, configuration: Mapping[str, Any]) -> None:
         target = logging.FileHandler(folder / "run.log", encoding="utf-8", errors="backslashreplace", delay=True)
         target.handleError = lambda record: None  # type: ignore[method-assign]  # a full disk ends no run
-        versions = {"lightning_gradood": __version__, "python": platform.python_version()}
-        versions |= {name: version(name) for name in _PACKAGES}
         seeds = {name: OmegaConf.select(OmegaConf.create(dict(configuration)), name) for name in _SEEDS}
         for line in (  # what a reader needs to repeat the run
             f"python -m lightning_gradood {shlex.join(sys.argv[1:])}",
-            f"versions: {', '.join(f'{name} {number}' for name, number in versions.items())}",
+            f"versions: {', '.join(f'{name} {number}' for name, number in versions().items())}",
             f"machine: {socket.gethostname()}, process {os.getpid()}, {platform.platform()}, {os.cpu_count()} processors",
             f"seeds: {', '.join(f'{name} {seed}' for name, seed in seeds.items())}",
         ):

@@ -39,7 +39,8 @@ __all__ = [
     "logits_out", "named_seed", "new_run_folder", "opaque", "pack", "packages_of", "parse_json", "printable", "probing_state",
     "progress", "read_json", "read_picture", "read_text", "read_yaml", "reading", "refuse_foreign", "refuse_single_image",
     "refused_as", "requiring_grad", "restore_generators", "say", "say_once", "shipped_files", "stage", "subfolders",
-    "to_float64", "to_float64_device", "to_pixels", "uncompiled", "unpack", "upright", "writing_refusal", "writing_refused",
+    "to_float64", "to_float64_device", "to_pixels", "uncompiled", "unpack", "upright", "versions", "writing_refusal",
+    "writing_refused",
 ]  # fmt: skip
 
 if not TYPE_CHECKING:

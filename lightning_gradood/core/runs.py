@@ -1,18 +1,21 @@
-"""Where a run starts and ends: experiment files by name, run folders, to which experiment one belongs, and its lock."""
+"""Where a run starts and ends: experiment files by name, run folders, to which experiment one belongs, its lock; versions."""
 
 import itertools
 import os
+import platform
 import re
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import datetime
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path, PurePath
 from typing import Any
 
 import yaml
 from filelock import FileLock, SoftFileLock, Timeout
 
+from lightning_gradood import __version__
 from lightning_gradood.core.errors import Refusal, did_you_mean
 from lightning_gradood.core.files import Unparsable, atomic_write, check_writable, is_temporary, read_yaml
 
@@ -23,6 +26,7 @@ _LOCK = ".run.lock"
 _FREE = ("detection.on_bad_image",)  # settings that change no result
 _CHOSEN = "LIGHTNING_GRADOOD_RUN_DIR"  # carries the run's folder to the processes that the first one launches
 _PACKAGE = Path(__file__).parents[1]
+_PACKAGES = ["torch", "torchvision", "lightning", "numpy", "scikit-learn", "advertorch", "pyarrow", "timm"]
 _NAME = re.compile(r"[\w.\-/\\]+")  # what looks like a file's name; other text is YAML
 
 
@@ -37,6 +41,15 @@ def shipped_files(folder: str) -> dict[str, Path]:
     inside = _PACKAGE / folder
     place = inside if inside.is_dir() else _PACKAGE.parent / folder
     return {path.stem: path for path in sorted(place.glob("*.yaml"))}
+
+
+def versions() -> dict[str, str]:
+    """Versions of this package, of Python and of those packages on which numbers depend that are installed."""
+    found = {"lightning_gradood": __version__, "python": platform.python_version()}
+    for name in _PACKAGES:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
 
 
 def experiment_file(given: str, key: str = "--config") -> str:

@@ -5,22 +5,20 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, ClassVar, Self, final
 
 import numpy as np
 from typing_extensions import override  # typing has it from Python 3.12 on
 
-import lightning_gradood
 from lightning_gradood.core import Component, Refusal, atomic_write, pack, unpack
+from lightning_gradood.core import versions as installed
 from lightning_gradood.gradients import LabelDesign
 from lightning_gradood.perturbations import SyntheticOutlier
 from lightning_gradood.probes import LogitsProbe, Probe
 from lightning_gradood.records import SYNTHETIC, Records
 
 _BLOCK = 32  # rows that are scored together
-_PACKAGES = ("torch", "numpy", "scikit-learn")
 
 
 class Fitted(Component, ABC):
@@ -183,10 +181,6 @@ def score_in_blocks(fitted: Fitted, records: Records) -> np.ndarray:
     return np.concatenate([np.empty(0), *(fitted.score(block) for block in blocks)])[:number]
 
 
-def _versions() -> dict[str, str]:
-    return {"lightning_gradood": lightning_gradood.__version__} | {name: version(name) for name in _PACKAGES}
-
-
 @dataclass(frozen=True)
 class SavedDetector(Component):
     """A fitted detector as a file holds it.
@@ -206,7 +200,7 @@ class SavedDetector(Component):
     reads: dict[str, list[str]]
     trained_on: str = ""
     counts: dict[str, dict[str, int]] = field(default_factory=dict)
-    versions: dict[str, str] = field(default_factory=_versions)
+    versions: dict[str, str] = field(default_factory=installed)
 
     @classmethod
     def of(cls, detector: Detector, fitted: Fitted, threshold: float, records: Records, **about: Any) -> SavedDetector:

@@ -12,7 +12,6 @@ import warnings
 from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field, replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_type_hints
 
@@ -22,7 +21,6 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from typing_extensions import override  # typing has it from Python 3.12 on
 
-import lightning_gradood
 from lightning_gradood import networks
 from lightning_gradood.core import (
     Refusal,
@@ -38,6 +36,7 @@ from lightning_gradood.core import (
     unpack,
     writing_refused,
 )
+from lightning_gradood.core import versions as installed
 from lightning_gradood.gradients import parameter_names
 from lightning_gradood.networks import Outputs, TwoLogits, classifier
 from lightning_gradood.records import entry_key
@@ -50,15 +49,6 @@ KNOWN = "known.safetensors"
 _DIGEST = "digest"  # of guard.json itself, without this entry
 _TOLERANCE = 1e-3  # of the scores' spread; another network or transform is off by far more, another batch size by less
 _SIZES = {"num_classes", "kwargs"}  # parameters of functions that build networks
-_VERSIONS = ("torch", "torchvision", "numpy", "scikit-learn", "timm")
-
-
-def _versions() -> dict[str, str]:
-    found = {"lightning_gradood": lightning_gradood.__version__}
-    for name in _VERSIONS:
-        with suppress(PackageNotFoundError):
-            found[name] = version(name)
-    return found
 
 
 @dataclass(frozen=True)
@@ -106,7 +96,7 @@ class Description:
     built_in: bool = False
     one_logit: bool = False
     outputs: Outputs = "logits"
-    versions: dict[str, str] = field(default_factory=_versions)
+    versions: dict[str, str] = field(default_factory=installed)
     files: dict[str, str] = field(default_factory=dict)
 
     @property

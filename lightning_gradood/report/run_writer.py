@@ -10,7 +10,6 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from importlib.metadata import version
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from lightning_gradood.core import (
     atomic_write,
     class_path,
     going_on_without,
+    versions,
 )
 from lightning_gradood.data import ImageDataModule, class_name, file_differences
 from lightning_gradood.detectors import SavedDetector, score_in_blocks
@@ -111,8 +111,6 @@ def provenance(place: Workplace, entries: Sequence[CacheEntry], records: Mapping
     sources, package = place.datamodule.sources, Path(lightning_gradood.__file__).parent
     program, *words = sys.argv
     ours = Path(program) == package / "__main__.py"
-    versions = {"lightning_gradood": lightning_gradood.__version__, "python": platform.python_version()}
-    versions |= {name: version(name) for name in ("torch", "torchvision", "lightning", "numpy", "scikit-learn")}
     labels, predictions = records[NORMAL].column("label"), records[NORMAL].column("prediction")
     known, classifier = labels >= 0, dict[str, Any]()
     if known.any():
@@ -130,7 +128,7 @@ def provenance(place: Workplace, entries: Sequence[CacheEntry], records: Mapping
         "groups": sources.groups,
         "records": {f"{entry.source}/{entry.probe}": entry.key for entry in entries},
         "command": shlex.join(["python", "-m", "lightning_gradood", *words] if ours else sys.argv),
-        "versions": versions,
+        "versions": versions(),
         "machine": f"{platform.system()} {platform.release()}, {platform.machine()}, {os.cpu_count()} processors",
         "commit": commit(package),
     }
