@@ -38,7 +38,7 @@ from lightning_gradood.detectors import (
 )
 from lightning_gradood.evaluation import DetectionSettings
 from lightning_gradood.gradients import AllOnes, Predicted, Uniform, parameter_names
-from lightning_gradood.guard import Description, Guard, KnownImages, export_guard, mean_readings, unexportable
+from lightning_gradood.guard import Description, Guard, KnownImages, export_guard, unexportable
 from lightning_gradood.networks import MLPSettings, resnet20
 from lightning_gradood.probes import LogitsProbe, read_probes
 from lightning_gradood.records import NORMAL, SYNTHETIC, Records, normal_records
@@ -145,10 +145,10 @@ def fitted(network: nn.Module, detector: Detector, images: Tensor, number: int) 
     normal = normal_records(records)
     about = Description(
         experiment="benchmark", network={}, normalize=None, transform=None, picture="RGB", image_shape=list(images.shape[1:]),
-        classes=[], parameters=parameter_names(network), detector_name=detector.name, label_designs=[],
+        classes=[], parameters=parameter_names(network), detector_name=detector.name,
         trained_on="normal", counts={}, calibration=np.sort(learnt.score(normal)).tolist(),
         calibration_classes=normal.column("prediction").tolist(),
-        baseline=mean_readings(normal, detector.probes), false_positive_rate=0.05, threshold=0.0, metrics={}, batch_size=64,
+        false_positive_rate=0.05, threshold=0.0, metrics={}, batch_size=64,
     )  # fmt: skip
     known = KnownImages.of(normal, [probe.name for probe in detector.probes], {})
     return Guard(network, SavedDetector(detector, learnt, 0.0, {}), detector.probes, None, about, known)

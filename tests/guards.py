@@ -7,7 +7,7 @@ import torch
 
 from lightning_gradood import detectors as d
 from lightning_gradood.gradients import AllOnes, KHot, Predicted, Uniform, parameter_names
-from lightning_gradood.guard import Description, Guard, KnownImages, mean_readings, save_guard
+from lightning_gradood.guard import Description, Guard, KnownImages, save_guard
 from lightning_gradood.metrics import conformal_threshold
 from lightning_gradood.networks import CifarResNet, MLPSettings, Normalized
 from lightning_gradood.perturbations import Blur, PatchShuffle, SurerSteps
@@ -95,8 +95,7 @@ def save(folder, name, net=None, **changes):
         "experiment": "made_up", "network": NETWORK, "normalize": {"mean": [0.5] * 3, "std": [0.25] * 3},
         "transform": None, "picture": "RGB", "image_shape": [3, 16, 16], "classes": CLASSES,
         "parameters": parameter_names(net),
-        "detector_name": detector.name, "label_designs": [], "trained_on": "normal", "counts": {}, "metrics": {},
-        "baseline": mean_readings(normal_records(records).where(split="train"), detector.probes),
+        "detector_name": detector.name, "trained_on": "normal", "counts": {}, "metrics": {},
         "calibration": calibration.tolist(), "calibration_classes": held.column("prediction")[order].tolist(),
         "threshold": conformal_threshold(calibration, 0.1), "false_positive_rate": 0.1, "batch_size": BATCH,
     }  # fmt: skip

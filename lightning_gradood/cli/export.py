@@ -2,7 +2,6 @@
 
 import itertools
 import sys
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -50,8 +49,8 @@ def export(
         overwrite: replace the output if it exists.
         trust: a package of yours whose classes the guard may name; may be given several times.
     """
-    from lightning_gradood.core import Refusal, atomic_write
-    from lightning_gradood.guard import Guard, export_guard, guard_folder, unexportable
+    from lightning_gradood.core import atomic_write
+    from lightning_gradood.guard import Guard, export_guard
 
     refuse_existing("OUTPUT", Path(output), overwrite)
     loaded = Guard.load(guard, trust or ())
@@ -59,12 +58,7 @@ def export(
         loaded = loaded.with_false_positive_rate(false_positive_rate)
     if by_class:
         loaded = loaded.with_class_thresholds()
-    try:
-        found = export_guard(loaded, _compared(loaded, images or []), pixels)
-    except Refusal as refusal:
-        if not unexportable(loaded.saved):
-            raise
-        raise Refusal(f"{refusal} {_others(guard_folder(guard).parent, trust or ())}") from refusal
+    found = export_guard(loaded, _compared(loaded, images or []), pixels)
     with atomic_write(Path(output), "OUTPUT") as file:
         file.write(found.content)
     shape = ", ".join(map(str, loaded.about.image_shape))
@@ -91,17 +85,3 @@ def _compared(guard: "Guard", images: list[str]) -> "Tensor":
     if not paths:
         sys.stderr.write("The calibration images are not files: random ones are compared. Name others with --images.\n")
     return torch.stack([guard.read(path) for path in paths]) if paths else torch.empty(0, *guard.about.image_shape)
-
-
-def _others(run: Path, trust: list[str] | tuple[()]) -> str:
-    """Name the detectors of the guard's run that can be exported."""
-    from lightning_gradood.core import Refusal
-    from lightning_gradood.detectors import load_detector
-    from lightning_gradood.guard import unexportable
-
-    usable = set[str]()
-    for path in run.glob("detectors/*/*.safetensors"):
-        with suppress(Refusal):  # of a package that is not trusted, or not there
-            usable |= set() if unexportable(load_detector(path, trust)) else {path.stem}
-    names = ", ".join(f"`{name}`" for name in sorted(usable))
-    return f"Run `detect` again with --detection.guard and {f'one of its {names}' if names else 'e.g. knn'}."

@@ -12,7 +12,7 @@ files:
     ...     print(verdict.path, verdict.prediction, verdict.p_value, verdict.flagged)
 """
 
-from lightning_gradood.guard.explain import Explanation, explain, mean_readings, reading_names
+from lightning_gradood.guard.explain import Explanation, explain, reading_names
 from lightning_gradood.guard.guard import Guard, save_guard
 from lightning_gradood.guard.known_images import KnownImages, drawn_images
 from lightning_gradood.guard.onnx_file import Exported, export_guard, unexportable
@@ -31,6 +31,6 @@ from lightning_gradood.guard.showing import GuardReport
 __all__ = [
     "MARKED", "NOT_FLAGGED", "USUAL", "Change", "Description", "Explanation", "Exported", "FileVerdict", "Guard",
     "GuardReport", "ImageBytes", "KnownImages", "Marks", "Recipe", "Verdict", "drawn_images", "explain",
-    "export_guard", "guard_folder", "image_paths", "mean_readings", "read_description", "read_files", "read_marked",
+    "export_guard", "guard_folder", "image_paths", "read_description", "read_files", "read_marked",
     "read_scores", "reading_names", "recipe_of", "refit", "save_guard", "score_files_on_processes", "unexportable",
 ]  # fmt: skip

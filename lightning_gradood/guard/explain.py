@@ -1,7 +1,7 @@
 """Why an image has its score: how much each part or reading of the detector contributes, and which pixels raise it.
 
 Of a detector whose score is the sum of its parts', such as `WeightedParts`, contributions are those of the parts less their means
-over the normal images that the guard keeps. Others are measured from a baseline, the mean normal image's readings: for the MLP
+over the normal images that the guard keeps. Others are measured from a baseline, the mean of what is read of these: for the MLP
 integrated gradients along the straight line from it, in closed form, since the MLP is piecewise linear there; for other
 detectors Shapley values sampled over several orders of the readings, exact where the score is a sum over readings.
 
@@ -12,7 +12,7 @@ Reference:
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,8 +23,7 @@ from lightning_gradood.core import LOG_FLOOR, as_float
 from lightning_gradood.detectors import FittedMLP
 from lightning_gradood.guard.guard import Guard
 from lightning_gradood.networks import RepresentationMLP
-from lightning_gradood.probes import GradientProbe, Probe
-from lightning_gradood.records import NORMAL, Records, normal_records
+from lightning_gradood.records import NORMAL, Records
 
 _ORDERS = 8  # of readings, each taken forwards and backwards
 _WINDOWS = 7  # along each side of an image; each covers a quarter of it
@@ -48,23 +47,11 @@ class Explanation:
     heat: Tensor | None = None
 
 
-def mean_readings(records: Records, probes: Sequence[Probe]) -> dict[str, list[float]]:
-    """A guard's baseline: means over normal records of what probes read, geometric for gradient norms."""
-    normal, found = normal_records(records), {}
-    for probe in probes:
-        values = normal.probe(probe.name).astype(np.float64)
-        mean = values.mean(axis=0)
-        if isinstance(probe, GradientProbe):
-            mean = np.exp(np.log(values + LOG_FLOOR).mean(axis=0))
-        found[probe.name] = mean.tolist()
-    return found
-
-
 def reading_names(guard: Guard) -> list[str]:
     """Names of all readings of a guard's detector, probe by probe; numbers where a probe names none."""
     found = []
     for probe in guard.probes:
-        names, width = guard.saved.reads[probe.name], len(guard.about.baseline[probe.name])
+        names, width = guard.saved.reads[probe.name], len(guard.usual_readings[probe.name])
         found += [f"{probe.name}/{name}" for name in (names if len(names) == width else range(width))]
     return found
 
@@ -144,7 +131,7 @@ def _readings(guard: Guard, record: Records) -> tuple[np.ndarray, np.ndarray, Ca
         with torch.device("cpu"):  # whatever the caller's default is
             return np.asarray(guard.fitted.score(records), dtype=np.float64)
 
-    return np.concatenate(values), np.concatenate([guard.about.baseline[name] for name in names]), scores
+    return np.concatenate(values), np.concatenate([guard.usual_readings[name] for name in names]), scores
 
 
 def _occlusion_map(guard: Guard, image: Tensor, score: float) -> Tensor:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from lightning_gradood.audit import RATES, Audit, Judged, Robustness, Target
 from lightning_gradood.core import (
+    LOG_FLOOR,
     MEGAPIXELS,
     PACKAGES,
     Picture,
@@ -54,7 +55,7 @@ from lightning_gradood.guard.saving import (
 from lightning_gradood.guard.scoring import FileVerdict, ImageFiles, Verdict, score_files
 from lightning_gradood.guard.showing import GuardReport, facts, table_html
 from lightning_gradood.metrics import ClassThresholds, conformal_p_values, conformal_threshold, needed_images
-from lightning_gradood.probes import Probe, read_probes
+from lightning_gradood.probes import GradientProbe, Probe, read_probes
 from lightning_gradood.records import Records, normal_records
 
 _UNFIT = (ArithmeticError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError)
@@ -302,6 +303,16 @@ class Guard:
         """What each part of the detector adds to the score of a normal image, the mean over those that the guard keeps."""
         normal = normal_records(self.known.records)
         return {name: float(part.mean()) for name, part in self.saved.detector.parts(self.fitted, normal).items()}
+
+    @cached_property
+    def usual_readings(self) -> dict[str, np.ndarray]:
+        """Probe to the mean of what it reads of the normal images that the guard keeps, geometric for gradient norms."""
+        normal, found = normal_records(self.known.records), dict[str, np.ndarray]()
+        for probe in self.probes:
+            values = normal.probe(probe.name).astype(np.float64)
+            logs = isinstance(probe, GradientProbe)
+            found[probe.name] = np.exp(np.log(values + LOG_FLOOR).mean(axis=0)) if logs else values.mean(axis=0)
+        return found
 
     @property
     def packages(self) -> list[str]:

@@ -65,7 +65,6 @@ class Description:
         counts: number of records it was fitted and calibrated on.
         calibration: scores of normal images that it was not fitted on, ascending.
         calibration_classes: the predicted class of each of them.
-        baseline: probe to the mean of what it reads of normal images, from which `explain` measures contributions.
         metrics: what was measured, by source; see `results.parquet`.
         batch_size: images in a batch when the calibration images were read.
         built_in: whether no anomalies were known, so that `metrics` are about anomalies made from the normal images.
@@ -83,12 +82,10 @@ class Description:
     classes: list[str]
     parameters: list[str]
     detector_name: str
-    label_designs: list[str]
     trained_on: str
     counts: dict[str, dict[str, int]]
     calibration: list[float]
     calibration_classes: list[int]
-    baseline: dict[str, list[float]]
     false_positive_rate: float
     threshold: float
     metrics: dict[str, dict[str, float]]

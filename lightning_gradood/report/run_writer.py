@@ -38,10 +38,10 @@ from lightning_gradood.evaluation import (
 )
 from lightning_gradood.extraction import CacheEntry
 from lightning_gradood.gradients import parameter_names
-from lightning_gradood.guard import Description, Guard, KnownImages, Recipe, drawn_images, mean_readings, save_guard
+from lightning_gradood.guard import Description, Guard, KnownImages, Recipe, drawn_images, save_guard
 from lightning_gradood.metrics import conformal_p_values
 from lightning_gradood.networks import TwoLogits, state_digest
-from lightning_gradood.probes import GradientProbe, Probe
+from lightning_gradood.probes import Probe
 from lightning_gradood.records import NORMAL, Records, write_rows
 from lightning_gradood.report.figure_data import arrays_for_figures, pixels_of, spread
 from lightning_gradood.report.run import (
@@ -178,7 +178,7 @@ def keep_guard(
         files = {name: os.path.abspath(path) for name in kept.ids if (path := source.path(rows[name]))}
         last = source.images([rows[name] for name in kept.ids[-_COMPARED:]])
         saved = SavedDetector.of(chosen.detector, chosen.fitted, chosen.threshold, kept, trained_on=chosen.trained_on)
-        about, keeps = _description(place, chosen, normal), KnownImages.of(kept, names, files)
+        about, keeps = _description(place, chosen), KnownImages.of(kept, names, files)
         guard = Guard(place.model.network, saved, probes, source.transform, about, keeps)
         if place.recipe is not None:
             guard = save_guard(guard, folder, last)
@@ -246,9 +246,9 @@ def _write_samples(folder: Path, guard: Guard, data: ImageDataModule, records: M
             file.write(content)
 
 
-def _description(place: Workplace, chosen: Calibrated, normal: Records) -> Description:
+def _description(place: Workplace, chosen: Calibrated) -> Description:
     data, model, recipe = place.datamodule, place.model, place.recipe or Recipe({})
-    normalize, source, fitting = model.normalize, data.sources.normal, normal.where(split="train")
+    normalize, source = model.normalize, data.sources.normal
     return Description(
         experiment=place.experiment,
         network=recipe.network,
@@ -259,12 +259,10 @@ def _description(place: Workplace, chosen: Calibrated, normal: Records) -> Descr
         classes=list(data.sources.classes),
         parameters=parameter_names(model.network),
         detector_name=chosen.detector.name,
-        label_designs=[one.label_design.name for one in chosen.detector.probes if isinstance(one, GradientProbe)],
         trained_on=chosen.trained_on,
         counts=chosen.counts,
         calibration=chosen.calibration.tolist(),
         calibration_classes=chosen.calibration_classes.tolist(),
-        baseline=mean_readings(fitting if len(fitting) else normal.where(split="val"), chosen.detector.probes),
         false_positive_rate=chosen.false_positive_rate,
         threshold=chosen.threshold,
         metrics=chosen.metrics,

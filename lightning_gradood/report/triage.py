@@ -234,7 +234,7 @@ def _in_words(names: Sequence[str], shares: np.ndarray) -> str:
 
 def _readings_that_count(guard: Guard, path: str, megapixels: float) -> str:
     """The readings that add most to an image's score, where a detector has one part and few readings."""
-    if sum(map(len, guard.about.baseline.values())) > _FEW:
+    if sum(map(len, guard.usual_readings.values())) > _FEW:
         return ""
     picture = read_picture(path, guard.about.picture, PixelLimit(megapixels))
     (found,) = explain(guard, guard.read(picture)[None])

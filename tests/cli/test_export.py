@@ -32,7 +32,7 @@ def test_a_guard_becomes_a_file_or_others_are_named(run, capsys):
 
     said = refused([*export, "gradient_knn/guard", "--overwrite"], capsys)
     assert "Got `gradient_knn`, which reads gradients/" in said
-    assert said.endswith("Run `detect` again with --detection.guard and one of its `energy`, `knn`.")
+    assert said.endswith("Run `detect` again with e.g. --detection.guard knn.")
     rows = [
         ([*export, "energy/guard"], "`OUTPUT` should be a new file. Got `OUTPUT guard.onnx`, which exists."),
         ([*export, "energy/guard", "--overwrite", "--images", "nowhere"], "`nowhere` should be an image file."),

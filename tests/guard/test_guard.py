@@ -187,7 +187,7 @@ def test_the_mlps_contributions_are_integrated_gradients(saved):
     guard, _, records, _ = saved("mlp")
     net = in_float64(guard.fitted.network)
     image = np.concatenate([records.probe(probe.name)[70] for probe in guard.probes])
-    baseline = np.concatenate([guard.about.baseline[probe.name] for probe in guard.probes])
+    baseline = np.concatenate([guard.usual_readings[probe.name] for probe in guard.probes])
     start, end = (torch.log(torch.from_numpy(one) + LOG_FLOOR) for one in (baseline, image))
     steps = (torch.arange(20_000, dtype=torch.float64) + 0.5) / 20_000
     points = (start + steps[:, None] * (end - start)).requires_grad_()
@@ -217,9 +217,9 @@ def test_the_map_is_the_fall_of_the_score_of_covered_images_and_the_baseline_is_
         assert found.heat.shape == (16, 16)
     guard, _, records, _ = saved("gradient_knn")
     (probe,) = guard.probes
-    normal = records.where(source="normal", split="train").probe(probe.name)
+    normal = np.concatenate([records.where(source="normal", split=one).probe(probe.name) for one in ("train", "val")])
     expected = np.exp(np.log(normal + LOG_FLOOR).mean(axis=0))
-    np.testing.assert_allclose(guard.about.baseline[probe.name], expected)
+    np.testing.assert_allclose(guard.usual_readings[probe.name], expected)
 
 
 def test_pictures_paths_and_lists_of_them_get_the_verdicts_of_their_pixels_in_plain_values(guard, tmp_path):
