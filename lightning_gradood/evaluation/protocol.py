@@ -2,9 +2,9 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
-from typing import Literal, Self, TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 
@@ -134,14 +134,6 @@ class DetectionDatasets:
     training: Records | None = None
     shifted: Sequence[str] = ()
 
-    def read_by(self, detector: Detector) -> Self:
-        """The same with the columns alone that a detector reads: sources are joined, and others take gigabytes."""
-        names = [probe.name for probe in detector.probes]
-        found = {
-            source: one.only([name for name in names if name in one.probes]) for source, one in self.records.items()
-        }
-        return replace(self, records=found)
-
     def beside(self, detector: Detector) -> Records | None:
         """The synthetic outliers that a detector is fitted against, or training images, see `trials.fitting_parts`."""
         names = [f"{SYNTHETIC}{outlier.name}" for outlier in detector.needed_outliers]
@@ -153,14 +145,17 @@ class DetectionDatasets:
         """Whether the normal side of these sources is all clean normal images, and nothing else."""
         return all(self.noise_of(source) is None and self.keep_of(source) == "all" for source in sources)
 
-    def of(self, *sources: str) -> Records:
-        """Normal and anomalous records of some sources, each record once; normal ones alone where none is named."""
-        if not sources:
-            return self.records[NORMAL]
-        datasets = [
-            detection_dataset(self.records, source, self.noise_of(source), self.keep_of(source)) for source in sources
-        ]
-        return datasets[0] if len(datasets) == 1 else Records.concatenate(datasets).by_id()
+    def of(self, detector: Detector, *sources: str) -> Records:
+        """Normal and anomalous records of some sources, each record once; normal ones alone where none is named.
+
+        They have the columns alone that a detector reads, as others take gigabytes.
+        """
+        names, noises = [probe.name for probe in detector.probes], map(self.noise_of, sources)
+        read = {source: self.records[source].only(names) for source in (NORMAL, *sources, *filter(None, noises))}
+        datasets = [detection_dataset(read, source, self.noise_of(source), self.keep_of(source)) for source in sources]
+        if len(datasets) < 2:
+            return datasets[0] if datasets else read[NORMAL]
+        return Records.concatenate(datasets).by_id()
 
 
 def fit_key(trial: Trial, datasets: DetectionDatasets) -> Key:
@@ -178,7 +173,7 @@ def fit_side_by_side(trials: Sequence[Trial], datasets: DetectionDatasets, seed:
     """Fit the MLPs of several trials together; other detectors, and one that fails here, are fitted in their own trials."""
 
     def begin(trial: Trial, detector: TrainedDetector) -> Fitted | UntrainedMLP:
-        records = datasets.of(*trial.trained_on)
+        records = datasets.of(detector, *trial.trained_on)
         train, val = (records.where(split=split) for split in ("train", "val"))
         parts = fitting_parts(detector, train, val, datasets.beside(detector))
         return detector.begin(joined(detector, parts), fitting_seed(detector, trial.owner, seed))
@@ -200,7 +195,7 @@ def run_trial(
     What is found in `fits` is not fitted again, and what a one-class detector has learnt from all normal images is added.
     """
     detector, key = trial.detector, fit_key(trial, datasets)
-    seed, known = fitting_seed(detector, trial.owner, settings.seed), datasets.of(*trial.trained_on)
+    seed, known = fitting_seed(detector, trial.owner, settings.seed), datasets.of(detector, *trial.trained_on)
     fitted, half = fit(detector, known, trial.name, seed, settings, datasets.beside(detector), (fits or {}).get(key))
     if fits is not None and key[0] == NORMAL:
         fits[key] = fitted, 0.0
@@ -208,7 +203,7 @@ def run_trial(
     parts = [datasets.records[name].where(split="test") for name in datasets.shifted if counted]
     shifted = np.concatenate([np.empty(0), *(scores_of(fitted, part).scores for part in parts)])
     for source in trial.tested_on:
-        found = measure(detector, fitted, half, datasets.of(source), source, settings)
+        found = measure(detector, fitted, half, datasets.of(detector, source), source, settings)
         outcomes.append(full_spectrum(found, shifted) if len(shifted) and source in counted else found)
     return fitted, outcomes
 

@@ -106,9 +106,8 @@ def _calibrated(
     settings: DetectionSettings,
     fits: Fits,
 ) -> Calibrated:
-    datasets = datasets.read_by(detector)
     usual = not detector.needs_anomalies and datasets.all_normal(*sources)  # all that it looks at are the normal images
-    known = datasets.of(*(() if usual else sources))
+    known = datasets.of(detector, *(() if usual else sources))
     train, val = (known.where(split=split) for split in ("train", "val"))
     selecting = calibrating = normal_records(val)
     if detector.needs_anomalies:
@@ -121,8 +120,7 @@ def _calibrated(
         fitted = detector.fit(joined(detector, parts), fitting_seed(detector, "guard", settings.seed))
     scores = score_in_blocks(fitted, calibrating)
     calibration, order = np.sort(scores), np.argsort(scores, kind="stable")
-    each = ((source, datasets.of(source).where(split="val")) for source in sources)  # one after the other in memory
-    vals = {source: scores_of(fitted, part) for source, part in each if part.anomalous.any()}
+    vals = {source: scores_of(fitted, datasets.of(detector, source).where(split="val")) for source in sources}
     return Calibrated(
         detector=detector.kept(fitted),
         fitted=fitted,
@@ -136,6 +134,7 @@ def _calibrated(
         metrics={
             source: {"val/auroc": auroc(one.scores, one.labels), "val/images": float(one.labels.sum())}
             for source, one in vals.items()
+            if one.labels.any()
         },
     )
 
@@ -145,7 +144,7 @@ def _tested(
 ) -> dict[str, dict[str, float]]:
     found = dict(chosen.metrics)
     for source in sources:
-        records = data.of(source).where(split="test")
+        records = data.of(chosen.detector, source).where(split="test")
         test, origins = scores_of(chosen.fitted, records), records.column("origin_id")
         seed = named_seed(settings.seed, source, bits=32)  # as for the same scores in the table of results
         low, high = auroc_interval(test.scores, test.labels, origins, settings.resamples, seed)

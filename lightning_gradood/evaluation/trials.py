@@ -121,8 +121,7 @@ def fit(
     `learnt`, from the same records and in so many seconds, is not learnt again; see `fitting_parts` for `beside`. Returns
     an outcome without numbers of `test`, which `measure` adds.
     """
-    start, records = time.perf_counter(), records.only([probe.name for probe in detector.probes])  # copies are of these
-    val = records.where(split="val")
+    start, val = time.perf_counter(), records.where(split="val")
     parts = fitting_parts(detector, records.where(split="train"), val, beside)
     fitted, seconds = learnt or (detector.fit(joined(detector, parts), seed), 0.0)
     scores = scores_of(fitted, val)

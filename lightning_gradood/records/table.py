@@ -114,7 +114,7 @@ class Records:
     @property
     def ids(self) -> list[str]:
         """Ids, in row order."""
-        return [str(name) for name in self.column("id")]
+        return list(self.table["id"].to_pylist())
 
     @property
     def anomalous(self) -> np.ndarray:

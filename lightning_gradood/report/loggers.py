@@ -101,15 +101,13 @@ def _log_to_wandb(run: Run, logger: WandbLogger, images: Mapping[str, Image.Imag
         sent.define_metric(key, step_metric=EPOCH, summary=_BEST.get(key.rpartition("/")[2], "last"))
     table = read_rows(run.folder / RESULTS)
     known = [list(row) for row in zip(*table.values(), strict=True) if row[list(table).index("value")] is not None]
-    numbers = {
-        name: sum(one.seconds for one in group) / len(group) for name, group in by_detector(run.outcomes).items()
-    }
-    costs = {"detect_seconds": about.get("seconds"), **{f"fit_seconds/{name}": one for name, one in numbers.items()}}
     final = {
         "classifier/accuracy": about.get("classifier", {}).get("accuracy"),
-        **detection_scalars(run.outcomes, run.groups),
+        "cost/detect_seconds": about.get("seconds"),
     }
-    final |= {f"cost/{name}": seconds for name, seconds in costs.items()}
+    final |= detection_scalars(run.outcomes, run.groups)
+    for name, group in by_detector(run.outcomes).items():
+        final[f"cost/fit_seconds/{name}"] = sum(one.seconds for one in group) / len(group)
     with _unless_lost(sent):
         for epoch, values in rows:
             sent.log({EPOCH: epoch, **values})
