@@ -63,7 +63,6 @@ class Trainer(pl.Trainer):
     probe_costs: Mapping[str, Mapping[str, float]] = {}
     _looked_at: tuple[object, ...] = ()
     _found: DetectionSettings | None = None
-    _entries: Sequence[CacheEntry] = ()
 
     def extract(
         self,
@@ -106,7 +105,6 @@ class Trainer(pl.Trainer):
         finally:
             callbacks.remove(reading)
         model.network = reading.reader.network  # with a second logit, where it had one
-        self._entries = reading.entries
         return reading.entries
 
     def detect(
@@ -134,7 +132,7 @@ class Trainer(pl.Trainer):
         settings = self.preflight("detect", model, datamodule, settings) or settings
         folder, sources = Path(self.default_root_dir), datamodule.sources
         name = self.experiment or folder.absolute().parent.name
-        place = Workplace(name, model, datamodule, cache_dir, recipe)
+        place = Workplace(name, model, datamodule, recipe)
         with self._alert_of_failure(name):
             started, cache = time.perf_counter(), RecordCache(cache_dir)
             entries = self._extract(model, datamodule, settings, cache)
@@ -175,7 +173,7 @@ class Trainer(pl.Trainer):
                     write_run(folder, place, entries, records, outcomes, self.failures, about)
             self.strategy.barrier("written")
             with stage("guard", self):
-                guard = self._save_guard(place, settings, datasets, fits)
+                guard = self._save_guard(place, (entries, cache), settings, datasets, fits)
             del every, records, trained, datasets, fits  # which telling does not need
             give_back_memory()
             if self.is_global_zero:
@@ -265,7 +263,12 @@ class Trainer(pl.Trainer):
         return outcomes, fits
 
     def _save_guard(
-        self, place: Workplace, settings: DetectionSettings, datasets: DetectionDatasets, fits: Fits
+        self,
+        place: Workplace,
+        records: tuple[Sequence[CacheEntry], RecordCache],
+        settings: DetectionSettings,
+        datasets: DetectionDatasets,
+        fits: Fits,
     ) -> GuardSummary:
         """Choose, calibrate and save the guard's detector on the first process; the others help to prepare probes."""
         folder, sources = Path(self.default_root_dir) / "guard", place.datamodule.sources
@@ -279,6 +282,6 @@ class Trainer(pl.Trainer):
         give_back_memory()
         probes = self.strategy.broadcast([] if isinstance(chosen, Refusal) else chosen.detector.probes)
         network = place.model.network.to(self.strategy.root_device)
-        ready = prepare(probes, network, place.datamodule, self._entries, RecordCache(place.cache_dir), self)
+        ready = prepare(probes, network, place.datamodule, *records, self)
         summary, self.guard = keep_guard(folder, place, chosen, datasets.records, ready)
         return summary

@@ -123,11 +123,10 @@ Lines = list[tuple[tuple[str, ...], dict[str, OverSeeds]]]
 
 @dataclass(frozen=True)
 class PaperTable:
-    """A table with heads for its row heads, and lines of (row heads, detector to number)."""
+    """A table of lines: row heads, and detector to number."""
 
     name: str
     caption: str
-    heads: tuple[str, ...]
     lines: Lines
 
     @property
@@ -203,7 +202,7 @@ def table_1(rows: Sequence[Row]) -> PaperTable:
     made = [row for row in rows if row.perturbed]
     made.sort(key=lambda row: (models.index(row.model), [*_ATTACKS, row.source].index(row.source)))
     lines: Lines = [((row.model, row.source), row.numbers("auroc", {})) for row in made]
-    return PaperTable("table_1", "Adversarial detection, AUROC.", ("Model", "Attack"), lines)
+    return PaperTable("table_1", "Adversarial detection, AUROC.", lines)
 
 
 def table_2(rows: Sequence[Row], settings: TableSettings) -> PaperTable:
@@ -214,7 +213,7 @@ def table_2(rows: Sequence[Row], settings: TableSettings) -> PaperTable:
         for row in rows
         if not row.perturbed
     ]
-    return PaperTable("table_2", "Out-of-distribution detection.", ("Metric", "In", "Out"), lines)
+    return PaperTable("table_2", "Out-of-distribution detection.", lines)
 
 
 def best_of(numbers: Mapping[str, OverSeeds]) -> set[str]:

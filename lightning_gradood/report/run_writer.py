@@ -68,7 +68,6 @@ class Workplace:
     experiment: str
     model: ClassificationTask
     datamodule: ImageDataModule
-    cache_dir: str
     recipe: Recipe | None
 
 
