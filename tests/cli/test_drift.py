@@ -171,3 +171,7 @@ def test_a_guards_scores_are_followed_on_standard_input_until_the_guard_changes(
     monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(map(",".join, changed))))
     assert "Got those of energy@0123456789ab." in refused(words, capsys)
     assert json.loads(Path("state.json").read_text())["images"] == number + 2  # all before the other guard's
+    write("usual.csv", range(10))  # which does not name its guard
+    monkeypatch.setattr("sys.stdin", io.StringIO(scored))
+    _, _, said = called(["drift", "usual.csv", "-", "--sequential", "other.json"], capsys)
+    assert said.count("does not say which guard gave its scores") == 1, "and not for every row"
