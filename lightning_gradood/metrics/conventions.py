@@ -9,7 +9,6 @@ from numpy.typing import ArrayLike
 from lightning_gradood.metrics.curves import (
     Floats,
     Integers,
-    ThresholdCounts,
     auroc,
     detection_metrics,
     threshold_counts,
@@ -115,16 +114,15 @@ def _rectangles(widths_of: Floats, heights: Floats) -> float:
 
 
 def _openood(scores: Floats, labels: Integers) -> dict[str, float]:
-    counts = threshold_counts(scores, labels)
-    true, false = counts.true_positives[::-1], counts.false_positives[::-1]  # from the highest threshold down
-    corners = np.ones(len(true), dtype=bool)  # scikit-learn's ROC curve leaves out points between others on a line
-    corners[1:-1] = (np.diff(true, 2) != 0) | (np.diff(false, 2) != 0)
-    enough = int(np.argmax(true[corners] / counts.anomalous >= 0.95))
+    from sklearn.metrics import auc, precision_recall_curve, roc_curve  # as OpenOOD; slow to import
+
+    fpr, tpr, _ = roc_curve(labels, scores)
+    inwards, outwards = precision_recall_curve(1 - labels, -scores), precision_recall_curve(labels, scores)
     return {
-        "fpr_at_tpr95": float(false[corners][enough] / counts.normal),
+        "fpr_at_tpr95": float(fpr[np.argmax(tpr >= 0.95)]),
         "auroc": auroc(scores, labels),
-        "aupr_in": _trapezoids(counts.mirrored()),
-        "aupr_out": _trapezoids(counts),
+        "aupr_in": float(auc(inwards[1], inwards[0])),
+        "aupr_out": float(auc(outwards[1], outwards[0])),
     }
 
 
@@ -136,13 +134,6 @@ def _energy(scores: Floats, labels: Integers) -> dict[str, float]:
     nearest = whole + int(np.abs(recall[whole:] - 0.95).argmin())
     fpr = float(counts.false_positives[nearest] / counts.normal)
     return {"fpr_at_tpr95": fpr, "auroc": ours["auroc"], "aupr": ours["aupr_in"]}
-
-
-def _trapezoids(counts: ThresholdCounts) -> float:
-    """Area under the precision-recall curve with straight lines between its points, from precision 1 at recall 0."""
-    called = (counts.true_positives + counts.false_positives)[:-1]
-    precision = np.append(counts.true_positives[:-1] / called, 1.0)
-    return float(-np.trapezoid(precision, counts.true_positives / counts.anomalous))
 
 
 CONVENTIONS: dict[str, Callable[[Floats, Integers], dict[str, float]]] = {

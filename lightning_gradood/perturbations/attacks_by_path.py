@@ -87,9 +87,8 @@ class AdvertorchAttack(Perturbation):
         predict = Logits(network)
         goal = choose_goal(self.targeted, predict, images, labels, self.seed, ids)
         attack = self._built(predict, predict.classes(images))
-        classes = labels if goal.classes is None else goal.classes
-        crafted = craft_apart(attack.perturb, images, classes, ids, self.seed, self.one_at_a_time)
-        return crafted, classes if goal.targeted else None
+        crafted = craft_apart(attack.perturb, images, goal.classes, ids, self.seed, self.one_at_a_time)
+        return crafted, goal.classes if goal.targeted else None
 
     def _built(self, predict: Logits | None, classes: int) -> Any:
         base = advertorch().base

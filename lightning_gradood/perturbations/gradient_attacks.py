@@ -6,7 +6,7 @@ Pixels, and so `eps` and `step`, are in [0, 1].
 from abc import ABC
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -20,20 +20,15 @@ TargetChoice = Literal["least_likely", "next", "random"]
 """The class to reach: of the smallest logit when clean, the label's successor, or any other, drawn for each image."""
 
 
+@dataclass(frozen=True)
 class Goal:
-    """Classes to leave or, if `targeted`, to reach, int64 [N], as a loss of the logits.
+    """Classes to leave or, if `targeted`, to reach, int64 [N], as a loss of the logits."""
 
-    Without `classes` they are the least likely ones by the first logits seen, of the full batch of clean images: that
-    spares a forward pass.
-    """
-
-    def __init__(self, classes: Tensor | None, targeted: bool) -> None:
-        self.classes, self.targeted = classes, targeted
+    classes: Tensor
+    targeted: bool
 
     def loss(self, logits: Tensor, _: Tensor) -> Tensor:
         """Cross entropy, a sum, so that images do not share it; the labels that advertorch hands on are not needed."""
-        if self.classes is None:
-            self.classes = logits.detach().argmin(1)
         return F.cross_entropy(logits, self.classes, reduction="sum")
 
 
@@ -69,11 +64,8 @@ class _Attack(Perturbation, ABC):
 
     def _craft(self, network: nn.Module, images: Tensor, labels: Tensor, ids: Sequence[str]) -> Made:
         predict = Logits(network)
-        goal = self._goal(predict, images, labels, ids)
+        goal = choose_goal(self.targeted, predict, images, labels, self.seed, ids)
         return self._move(predict, images, goal, ids), goal.classes if goal.targeted else None
-
-    def _goal(self, predict: Logits, images: Tensor, labels: Tensor, ids: Sequence[str]) -> Goal:
-        return choose_goal(self.targeted, predict, images, labels, self.seed, ids)
 
     def _move(self, predict: Logits, images: Tensor, goal: Goal, ids: Sequence[str]) -> Tensor:
         raise NotImplementedError
@@ -155,9 +147,7 @@ class IterLL(_SignSteps):
     eps: FinitePositive = 8 / 255
     step: FinitePositive = 1 / 255
     steps: PositiveInt = 10
-
-    def _goal(self, predict: Logits, images: Tensor, labels: Tensor, ids: Sequence[str]) -> Goal:
-        return Goal(None, targeted=True)  # the first step's logits are those of the clean image
+    targeted: ClassVar[TargetChoice] = "least_likely"
 
 
 @dataclass(frozen=True)
