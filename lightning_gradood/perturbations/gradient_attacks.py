@@ -147,7 +147,7 @@ class IterLL(_SignSteps):
     eps: FinitePositive = 8 / 255
     step: FinitePositive = 1 / 255
     steps: PositiveInt = 10
-    targeted: ClassVar[TargetChoice] = "least_likely"
+    targeted: ClassVar[TargetChoice] = "least_likely"  # type: ignore[misc]  # no setting of its own
 
 
 @dataclass(frozen=True)
