@@ -24,8 +24,8 @@ Given = Parts | GivenSource  # in this order: else parts are taken for the argum
 """How a detection source is given: a source, a data set, a folder's path, or one of these for each part; see `PARTS`."""
 
 _LONGEST = 100  # letters of a source's name, which becomes a folder's and a file's
-# "mean" stands for that over sources wherever a source's name stands in results
-_TAKEN = ("", NORMAL, "train", "mean", ".", "..")
+# in results "mean" stands for that over sources, "others" and "validation" for what a detector was trained on
+_TAKEN = ("", NORMAL, "train", "mean", "others", "validation", ".", "..")
 
 PARTS = {"fit": "train", "val": "val", "test": "test", "fit+val": ""}
 """Parts that may be named, and the split that each is; the images of `fit+val` are split between the two."""

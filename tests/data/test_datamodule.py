@@ -164,7 +164,7 @@ def test_what_does_not_fit_is_refused(settings, image_folder):
     nowhere = ImageDataModule("nowhere", {"a": "elsewhere"}, "no/more")  # the constructor touches no disk
     with pytest.raises(Refusal, match=r"Got `data\.train = no/more`"):
         _ = nowhere.sources.clean
-    for name in ("normal", "mean", "a/b", "", ".", "..", "a\nb"):
+    for name in ("normal", "mean", "others", "a/b", "", ".", "..", "a\nb"):
         shown = re.escape(name.encode("unicode_escape").decode())
         with pytest.raises(Refusal, match=f"Got `anomalies` with the name `{shown}`"):
             ImageDataModule("here", {name: "there"})
