@@ -21,6 +21,7 @@ from lightning_gradood.records import NORMAL, SPLITS
 MEAN = "mean"  # in place of a source, in numbers that are means over sources
 ABSENT = "-"  # in place of a number that there is not
 _SHORTEST = 10  # characters of a name that is broken
+_BEFORE = r" (?=[(\[±])"  # where a number may be broken
 
 
 class Cell(NamedTuple):
@@ -52,10 +53,12 @@ class Table:
 
 
 def _lines(heads: Sequence[str], rows: Sequence[Any], words: int, most: int = 100) -> list[str]:
-    """Lay out a table for the terminal; heads, then names, else numbers before a bracket, are broken for `most` characters."""
+    """Lay out a table for the terminal; heads, then names, else numbers are broken, to stay within `most` characters."""
     cells, columns = [row for row in rows if row != SEPARATING_LINE], range(len(heads))
     own = [max((len(row[place]) for row in cells), default=1) for place in columns]
-    parts = [max((len(part) for row in cells for part in row[place].split(" (")), default=1) + 1 for place in columns]
+    parts = [
+        max((len(part) for row in cells for part in re.split(_BEFORE, row[place])), default=1) for place in columns
+    ]
     widths = [max(width, *map(len, head.split("\n"))) for head, width in zip(heads, own, strict=True)]
     heading = [min(_SHORTEST, max(map(len, re.split(r"\s|(?<=-)", head)))) for head in heads]
     names, gaps = [min(width, _SHORTEST) for width in own[:words]], 2 * (len(widths) - 1)

@@ -84,9 +84,10 @@ def test_long_names_are_broken_so_that_no_line_has_more_than_one_hundred_columns
     texts = [
         console_table(*printed_rows([outcome(long, "k" * 70), outcome("svhn", "k" * 70)])),
         *(Table(["mean AUROC, %", *[run] * n], [[long, *["94.22 (-12.13)"] * n]]).text() for n in (5, 8)),
+        Table(["detector", *[f"{long}_{n}" for n in range(7)]], [["mlp", *["97.45 ± 10.12"] * 7]]).text(),
         matrices(crossed([long, "bim", "pgd"]))["mlp"].text(),
     ]
-    for text, times in zip(texts, (1, 1, 1, 2), strict=True):
+    for text, times in zip(texts, (1, 1, 1, 7, 2), strict=True):
         assert max(map(len, text.splitlines())) <= 100
         assert text.count("q") == 120 * times  # all of it is there
 
