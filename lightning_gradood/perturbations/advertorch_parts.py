@@ -4,9 +4,8 @@ advertorch 0.2.3 imports `zero_gradients` from `torch.autograd.gradcheck`; it st
 """
 
 import importlib
-from collections.abc import Callable
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,23 +13,13 @@ from torch import Tensor
 from lightning_gradood.core import Refusal
 
 
-class Advertorch(NamedTuple):
-    """The parts of advertorch that are used."""
-
-    base: type[Any]
-    sign_step: type[Any]
-    carlini_wagner: type[Any]
-    walk: Callable[..., Tensor]
-
-
 @cache
-def advertorch() -> Advertorch:
-    """Import advertorch for the first attack that needs it; a Refusal if it cannot be imported with this torch."""
+def advertorch() -> Any:
+    """Import `advertorch.attacks` for the first attack that needs it; a Refusal if it cannot be imported with this torch."""
     gradcheck: Any = importlib.import_module("torch.autograd.gradcheck")  # not the function of the same name
     gradcheck.zero_gradients = _zero_gradients
     try:
-        from advertorch.attacks import Attack, CarliniWagnerL2Attack, GradientSignAttack
-        from advertorch.attacks.iterative_projected_gradient import perturb_iterative
+        return importlib.import_module("advertorch.attacks")
     except Exception as error:  # whatever a torch that it does not know makes it raise
         raise Refusal(
             f"FGSM, BIM, PGD, IterLL, C&W and AdvertorchAttack need advertorch 0.2.3. Got, with torch {torch.__version__}, "
@@ -38,7 +27,6 @@ def advertorch() -> Advertorch:
         ) from error
     finally:
         del gradcheck.zero_gradients
-    return Advertorch(Attack, GradientSignAttack, _any_precision(CarliniWagnerL2Attack), perturb_iterative)
 
 
 def _zero_gradients(tensor: Tensor) -> None:
@@ -46,11 +34,12 @@ def _zero_gradients(tensor: Tensor) -> None:
         tensor.grad.detach_().zero_()
 
 
-def _any_precision(base: type[Any]) -> type[Any]:
-    """Keep the best distances in float32, as advertorch allocates them, also for float64 images."""
+def carlini_wagner() -> Any:
+    """Its C&W attack, which keeps best distances in float32, as it allocates them, for float64 images too."""
+    base = advertorch().CarliniWagnerL2Attack
 
     def forward_and_update_delta(self: Any, *state: Any) -> tuple[float, Tensor, Tensor, Tensor]:
         loss, distances, logits, images = base._forward_and_update_delta(self, *state)
         return loss, distances.float(), logits, images
 
-    return type("CarliniWagnerL2Attack", (base,), {"_forward_and_update_delta": forward_and_update_delta})
+    return type(base.__name__, (base,), {"_forward_and_update_delta": forward_and_update_delta})

@@ -91,7 +91,7 @@ class AdvertorchAttack(Perturbation):
         return crafted, goal.classes if goal.targeted else None
 
     def _built(self, predict: Logits | None, classes: int) -> Any:
-        base = advertorch().base
+        base = advertorch().Attack
         is_attack = lambda found: inspect.isclass(found) and issubclass(found, base)  # noqa: E731
         kind = _found(self.attack, "attack", "an attack class of advertorch", is_attack)
         known, settings = inspect.signature(kind).parameters, dict(self.settings)

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_gradood.core import FiniteNonNegative, FinitePositive, PositiveInt, Refusal, image_generator
-from lightning_gradood.perturbations.advertorch_parts import advertorch
+from lightning_gradood.perturbations.advertorch_parts import advertorch, carlini_wagner
 from lightning_gradood.perturbations.perturbation import Logits, Made, Perturbation
 
 TargetChoice = Literal["least_likely", "next", "random"]
@@ -89,7 +89,7 @@ class FGSM(_Attack):
     seed: int = 0
 
     def _move(self, predict: Logits, images: Tensor, goal: Goal, ids: Sequence[str]) -> Tensor:
-        attack = advertorch().sign_step(predict, loss_fn=goal.loss, eps=self.eps, targeted=goal.targeted)
+        attack = advertorch().GradientSignAttack(predict, loss_fn=goal.loss, eps=self.eps, targeted=goal.targeted)
         moved: Tensor = attack.perturb(images, torch.arange(len(images)))
         return moved
 
@@ -107,7 +107,9 @@ class _SignSteps(_Attack):
     def _move(self, predict: Logits, images: Tensor, goal: Goal, ids: Sequence[str]) -> Tensor:
         size = {"nb_iter": self.steps, "eps": self.eps, "eps_iter": self.step, "clip_min": 0.0, "clip_max": 1.0}
         aim = {"loss_fn": goal.loss, "delta_init": self._start(images, ids), "minimize": goal.targeted}
-        return advertorch().walk(images, images, predict, **size, **aim).detach()
+        walk = advertorch().iterative_projected_gradient.perturb_iterative
+        moved: Tensor = walk(images, images, predict, **size, **aim).detach()
+        return moved
 
 
 @dataclass(frozen=True)
@@ -211,7 +213,7 @@ class CarliniWagner(_Attack):
     seed: int = 0
 
     def _move(self, predict: Logits, images: Tensor, goal: Goal, ids: Sequence[str]) -> Tensor:
-        attack = advertorch().carlini_wagner(
+        attack = carlini_wagner()(
             predict,
             predict.classes(images),
             confidence=self.confidence,
