@@ -155,12 +155,10 @@ class NCI(LastLayerDetector):
 
     @override
     def fit(self, records: Records, seed: int) -> Fitted:
-        if not records.head.weight.any(axis=1).all():
-            raise Refusal(
-                "NCI needs a network with weights for each class, with which features align. Got one without for class 0, as "
-                "where a single logit stands for two classes. Leave it out."
-            )
-        return FittedNCI(self.alpha, records.head, _mean(normal_training_records(records)))
+        head = records.head
+        if not head.weight.any(axis=1).all():  # those of a single logit, which is the difference of two
+            head = LinearHead(head.weight - head.weight.mean(axis=0), head.bias - head.bias.mean())
+        return FittedNCI(self.alpha, head, _mean(normal_training_records(records)))
 
 
 @dataclass(frozen=True, eq=False)
