@@ -154,7 +154,7 @@ def _source(flag: str, given: ImageSet) -> Source | str:
         return os.fspath(given)
     dataset: Any = TensorDataset(given.detach().cpu()) if isinstance(given, Tensor) else given
     if isinstance(given, DataLoader):
-        dataset = _images_of(given)
+        dataset = _rows_of(flag, given)
     try:
         firsts = [dataset[0] for _ in range(4)] if len(dataset) else []
     except (TypeError, NotImplementedError, KeyError) as error:
@@ -187,7 +187,7 @@ def _itself(dataset: Any) -> Any:
     return dataset
 
 
-def _images_of(loader: DataLoader[Any]) -> Dataset[Any]:
+def _rows_of(flag: str, loader: DataLoader[Any]) -> Dataset[Any]:
     """The rows of a loader's data set that it gives, in their order; its batches where it makes images of its own."""
     if (
         not isinstance(loader.dataset, IterableDataset)
@@ -197,13 +197,15 @@ def _images_of(loader: DataLoader[Any]) -> Dataset[Any]:
         rows = sorted({row for batch in loader.batch_sampler for row in batch})
         every = rows == list(range(len(cast(Any, loader.dataset))))
         return loader.dataset if every else Subset(loader.dataset, rows)
-    batches = [one[0] if isinstance(one, tuple | list) else one for one in loader]
-    if not all(isinstance(one, Tensor) for one in batches):
+    batches = [tuple(one) if isinstance(one, tuple | list) else (one,) for one in loader]
+    others = {type(one[0]).__name__ for one in batches if not isinstance(one[0], Tensor)}
+    if others or not batches:
         raise Refusal(
-            "`normal_images` should be a DataLoader of tensors [N, C, H, W], alone or first in a tuple. Got batches of "
-            f"{type(batches[0]).__name__}. Give the images as a tensor or a data set."
+            f"`{flag}` should be a DataLoader of tensors [N, C, H, W], alone or first in a tuple. Got batches of "
+            f"{', '.join(sorted(others)) or 'nothing'}. Give the images as a tensor or a data set."
         )
-    return TensorDataset(torch.cat(batches))
+    labelled = all(len(one) > 1 and isinstance(one[1], Tensor) and one[1].ndim == 1 for one in batches)
+    return TensorDataset(*map(torch.cat, zip(*(one[: 1 + labelled] for one in batches), strict=True)))
 
 
 @contextmanager

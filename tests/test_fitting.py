@@ -10,7 +10,7 @@ import pytest
 import torch
 from asserts import assert_refused, random_states, state_of
 from torch import nn
-from torch.utils.data import DataLoader, Dataset, IterableDataset, SubsetRandomSampler, TensorDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, SubsetRandomSampler, TensorDataset, default_collate
 from torchvision.transforms import Compose, Normalize, Resize, ToTensor
 from torchvision.transforms._presets import ImageClassification
 from torchvision.transforms.functional import to_pil_image
@@ -87,6 +87,7 @@ def test_images_in_every_form_arrive_as_they_are_and_others_are_refused():
         (labelled, labels.tolist()),
         (DataLoader(labelled, batch_size=4, shuffle=True), labels.tolist()),
         (DataLoader(labelled, batch_size=4, collate_fn=lambda rows: torch.stack([one for one, _ in rows])), [-1] * 6),
+        (DataLoader(labelled, batch_size=4, collate_fn=lambda rows: default_collate(rows)), labels.tolist()),
     ):
         assert opened(given)[1] == expected
         assert [one.tolist() for one in opened(given)[0]] == [one.tolist() for one in shown]
@@ -106,6 +107,8 @@ def test_images_in_every_form_arrive_as_they_are_and_others_are_refused():
         (fit(shown[0]), "Got a tensor [8, 8]"),
         (fit(Augmented()), "Got another one, as from a random transform"),
         (fit(shown, anomalies={"far": 3}), "`anomalies['far']` should be a folder"),
+        (fit(shown, anomalies={"far": DataLoader(shown, collate_fn=dict.fromkeys)}), "`anomalies['far']` should be a DataLoader"),
+        (fit(DataLoader([], batch_size=4, collate_fn=list)), "Got batches of nothing"),
         (fit("nowhere"), "`normal_images` should be a folder of images. Got `normal_images = nowhere`, which does not exist"),
         (fit(pixels(60), false_positive_rate=2.0), "`false_positive_rate` should be between 0 and 1"),
         (lambda: fit_guard(probabilities(), pixels(60)), "Leave that layer out, or give networks.Logits(network, 'softmax')"),
