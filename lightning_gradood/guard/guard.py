@@ -33,6 +33,7 @@ from lightning_gradood.core import (
     packages_of,
     printable,
     read_picture,
+    say,
     to_pixels,
     unpack,
     upright,
@@ -253,6 +254,10 @@ class Guard:
                 "Name another."
             )
         guard.about = replace(self.about, threshold=self.threshold)
+        if self.class_thresholds:
+            say(
+                "The saved guard has one threshold for all classes: call `with_class_thresholds` on it once it is loaded."
+            )
         if not self.about.network:
             recipe = recipe_of(self.bare_network, self.transform)
             guard.about = replace(guard.about, network=recipe.network, transform=recipe.transform)

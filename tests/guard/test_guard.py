@@ -162,7 +162,7 @@ def test_thresholds_are_conformal_or_given_and_what_lies_on_one_is_not_flagged(g
     assert_refused((lambda: guard.with_false_positive_rate(0.001), few))
 
 
-def test_thresholds_by_class_flag_what_they_say_and_the_rate_is_kept_or_refused(guard):
+def test_thresholds_by_class_flag_what_they_say_and_the_rate_is_kept_or_refused(guard, tmp_path, capsys):
     classes = np.array(guard.about.calibration_classes)
     largest = int(np.bincount(classes).argmax())
     other, verdict = guard.with_false_positive_rate(0.2).with_class_thresholds(), guard(images(30, seed=11))
@@ -174,6 +174,8 @@ def test_thresholds_by_class_flag_what_they_say_and_the_rate_is_kept_or_refused(
     assert found.p_values.tolist() == verdict.p_values.tolist()
     assert other.with_false_positive_rate(0.25).class_thresholds.false_positive_rate == 0.25
     assert other.with_threshold(-np.inf)(images(3)).flagged.all()
+    other.save(tmp_path / "saved")
+    assert "The saved guard has one threshold for all classes" in capsys.readouterr().err
     few = f"`--by_class` should have at least 19 .* for a rate of 0.05. Got at most {own.sum()}."
     assert_refused((guard.with_false_positive_rate(0.05).with_class_thresholds, few))
 
