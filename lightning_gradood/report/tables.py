@@ -256,9 +256,8 @@ def printed_rows(
             f"{_SHIFTED} = AUROC where test images of the group `shifted` count as normal, as OpenOOD's fsood."
         )
     notes += _add_published(rows, leaderboard)
-    silent = [
-        name for name in rows[0] if all(row[name] in (ABSENT, row["source"]) for row in rows) and name != "source"
-    ]
+    told = [name for name in rows[0] if name not in ("source", "detector")]
+    silent = [name for name in told if all(row[name] in (ABSENT, row["source"]) for row in rows)]
     return [{name: text for name, text in row.items() if name not in silent} for row in rows], notes
 
 

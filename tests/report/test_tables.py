@@ -79,6 +79,11 @@ def test_the_table_of_the_terminal_has_one_hundred_columns_and_the_guard_s_lines
         assert len(console_table(*pages.printed(found), full=True).splitlines()[0]) > 150
 
 
+def test_a_detector_is_named_also_where_its_source_has_the_same_name():
+    (row,), _ = printed_rows([outcome("energy", "energy")])
+    assert (row["source"], row["detector"], "trained on" in row) == ("energy", "energy", False)
+
+
 def test_long_names_are_broken_so_that_no_line_has_more_than_one_hundred_columns():
     long, run = "q" * 120, "2026-11-22_14-05-09"
     texts = [
