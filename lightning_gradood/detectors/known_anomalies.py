@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 from typing_extensions import override  # typing has it from Python 3.12 on
 
-from lightning_gradood.core import LOG_FLOOR, OpenUnitInterval, PositiveFloat, Refusal
+from lightning_gradood.core import OpenUnitInterval, PositiveFloat, Refusal
 from lightning_gradood.detectors.combined import EmpiricalTail, OfSeveral
 from lightning_gradood.detectors.detector import Detector, Fitted, score_in_blocks
 from lightning_gradood.detectors.logistic import Logistic, fit_balanced_logistic
-from lightning_gradood.detectors.mlp import confidence
+from lightning_gradood.detectors.mlp import numbers
 from lightning_gradood.detectors.tensor_scores import TensorFitted, TensorReadings
 from lightning_gradood.gradients import LabelDesign
-from lightning_gradood.probes import GradientProbe, LogitsProbe, Probe
+from lightning_gradood.probes import LogitsProbe, Probe
 from lightning_gradood.records import SYNTHETIC, Records, normal_records
 
 _FOLDS = 5
@@ -154,12 +154,10 @@ def readings(records: Records, probes: Sequence[Probe]) -> np.ndarray:
 
 
 def _numbers(read: TensorReadings, probes: Sequence[Probe]) -> Tensor:
-    parts = []
+    parts = list[Tensor]()
     for probe in probes:
         values = read.probe(probe.name)
-        parts.append((values + LOG_FLOOR).log() if isinstance(probe, GradientProbe) else values)
-        if isinstance(probe, LogitsProbe):
-            parts.append(confidence(values))
+        parts += [values] * isinstance(probe, LogitsProbe) + [numbers(probe, values)]
     return torch.cat(parts, dim=1)
 
 

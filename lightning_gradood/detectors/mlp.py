@@ -46,30 +46,26 @@ class Inputs(Component):
     log_values: bool = True
 
     @cached_property
-    def _probes(self) -> dict[str, list[Probe]]:
-        """Those of each group."""
-        norms: list[Probe] = [GradientProbe(design) for design in self.label_designs]
-        others: dict[str, Probe] = {
-            "features": FeatureSpreadProbe(),
-            "confidence": LogitsProbe(),
-            "views": ViewsProbe(),
-        }
-        return {name: norms if name == "norms" else [others[name]] for name in self.names}
-
-    @property
     def probes(self) -> list[Probe]:
         """The probes that are read, each once."""
-        return [probe for probes in self._probes.values() for probe in probes]
+        of: dict[str, list[Probe]] = {
+            "norms": [GradientProbe(design) for design in self.label_designs], "features": [FeatureSpreadProbe()],
+            "confidence": [LogitsProbe()], "views": [ViewsProbe()],
+        }  # fmt: skip
+        return [probe for name in self.names for probe in of[name]]
 
     def values(self, read: TensorReadings) -> Tensor:
         """The numbers of each image, float64 [n, D]."""
-        parts = []
-        for name, probes in self._probes.items():
-            values = torch.cat([read.probe(probe.name) for probe in probes], dim=1)
-            if name == "norms" and self.log_values:
-                values = (values + LOG_FLOOR).log()
-            parts.append(confidence(values) if name == "confidence" else values)
-        return torch.cat(parts, dim=1)
+        raw, values = () if self.log_values else GradientProbe, [read.probe(probe.name) for probe in self.probes]
+        pairs = zip(self.probes, values, strict=True)
+        return torch.cat([one if isinstance(probe, raw) else numbers(probe, one) for probe, one in pairs], dim=1)
+
+
+def numbers(probe: Probe, values: Tensor) -> Tensor:
+    """What a model takes of what a probe has read, [n, D]: norms as logarithms, of logits `confidence`, all else as it is."""
+    if isinstance(probe, GradientProbe):
+        return (values + LOG_FLOOR).log()
+    return confidence(values) if isinstance(probe, LogitsProbe) else values
 
 
 def confidence(logits: Tensor) -> Tensor:
