@@ -16,7 +16,7 @@ _STRENGTHS = np.logspace(-4, 4, 10)  # scikit-learn's LogisticRegressionCV by de
 _FOLDS = 5
 # rows, and no more than columns: below it products of rows take less time than many steps through all values
 _FEW = 2000
-_RIDGE = 1e-6  # share of each row's square, as products of rows have no smallest direction
+_FLAT, _ROUNDING = 1e-12, 1e-5  # least square of a row; part of a row beside others that float32 products tell from 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,13 +71,17 @@ def _by_columns(
 
 def _by_rows(values: np.ndarray, labels: np.ndarray, strength: float) -> tuple[np.ndarray, float]:
     """The same on L of values·valuesᵀ = L·Lᵀ: the penalty leaves coefficients no part outside of the rows' span."""
-    from scipy.linalg import cholesky, solve_triangular
+    from scipy.linalg import lapack, solve_triangular
 
     products = (values @ values.T).astype(np.float64)
-    products.flat[:: len(products) + 1] *= 1 + _RIDGE
-    root = cholesky(products, lower=True, overwrite_a=True, check_finite=False)
-    found, bias = _by_columns(root, labels, strength, tolerance=1e-6)
-    return values.T @ solve_triangular(root, found, lower=True, trans="T").astype(np.float32), bias
+    products.flat[:: len(products) + 1] += _FLAT
+    scale = np.sqrt(products.diagonal())
+    factor, order, rank, _ = lapack.dpstrf(products / scale / scale[:, None], tol=_ROUNDING, lower=1)
+    root, order = np.empty((len(products), rank)), order - 1
+    root[order] = np.tril(factor[:, :rank]) * scale[order, None]
+    found, bias = _by_columns(root, labels, strength, tolerance=1e-5)
+    own = solve_triangular(factor[:rank, :rank], found, lower=True, trans="T") / scale[order[:rank]]
+    return values[order[:rank]].T @ own.astype(np.float32), bias
 
 
 def fit_logistic(values: np.ndarray, labels: np.ndarray) -> Logistic:
