@@ -12,10 +12,12 @@ in the same way; `none` is the guard as it is.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 from tabulate import tabulate
 from torch import Tensor
@@ -26,55 +28,89 @@ from lightning_gradood.core import as_float, evaluating, to_float64
 from lightning_gradood.guard import Guard, image_paths
 from lightning_gradood.report import card_table
 
+Scores = Callable[[Tensor], Tensor]
+
 
 @dataclass(frozen=True)
-class Randomised(Target):
-    """A guard whose score is drawn; see the file's text."""
+class Smoothed(Target):
+    """Scores each image `draws` times, after another random change each time.
 
-    defence: str
+    Args:
+        change: of a batch of images.
+        told: the median of the draws, or their spread.
+        followed: what an attacker differentiates in its place.
+    """
+
+    change: Scores
+    told: Scores
+    followed: Scores
     draws: int
-    sigma: float
-    others: Sequence[Target] = ()
-
-    def changed(self, images: Tensor) -> Tensor:
-        """The images with noise, or flipped and shifted, another way each time."""
-        if self.defence != "views":
-            return (images + self.sigma * torch.randn_like(images)).clamp(0, 1)
-        reach = max(1, images.shape[-1] // 16)
-        padded = torch.nn.functional.pad(images, [reach] * 4, mode="reflect")
-        down, right = torch.randint(0, 2 * reach + 1, (2,)).tolist()
-        moved = padded[..., down : down + images.shape[-2], right : right + images.shape[-1]]
-        return moved.flip(-1) if torch.rand(()) < 0.5 else moved
 
     @override
     def follow(self, images: Tensor) -> Judgement:
-        if self.defence == "choice":
-            several = [one.follow(images) for one in self.others]
-            return Judgement(
-                several[0].logits, torch.stack(self._standard([one.scores for one in several])).mean(dim=0)
-            )
-        scores = torch.stack([super(Randomised, self).follow(self.changed(images)).scores for _ in range(self.draws)])
-        return Judgement(
-            to_float64(self.network(images)).cpu(), scores.std(dim=0) if self.defence == "spread" else scores.mean(0)
-        )
+        scores = [super(Smoothed, self).follow(self.change(images)).scores for _ in range(self.draws)]
+        return Judgement(to_float64(self.network(images)).cpu(), self.followed(torch.stack(scores)))
 
     @override
     def judge(self, images: Tensor) -> Judgement:
-        if self.defence == "choice":
-            several = [one.judge(images) for one in self.others]
-            drawn = torch.randint(0, len(several), (1, len(images)))
-            scores = torch.stack(self._standard([one.scores for one in several])).gather(0, drawn)[0]
-            return Judgement(several[0].logits, scores)
-        scores = torch.stack([super(Randomised, self).judge(self.changed(images)).scores for _ in range(self.draws)])
-        median = scores.median(dim=0).values
-        return Judgement(
-            super().judge(images).logits,
-            (scores - median).abs().median(dim=0).values if self.defence == "spread" else median,
-        )
+        scores = [super(Smoothed, self).judge(self.change(images)).scores for _ in range(self.draws)]
+        return Judgement(super().judge(images).logits, self.told(torch.stack(scores)))
 
-    def _standard(self, scores: Sequence[Tensor]) -> list[Tensor]:
-        middles = [float(torch.from_numpy(one.calibration).median()) for one in self.others]
-        return [(one - middle) / other.spread for one, middle, other in zip(scores, middles, self.others, strict=True)]
+
+@dataclass(frozen=True)
+class Chosen(Target):
+    """Scores each image by one of several guards of one network, drawn anew each time, in units of their normal scores."""
+
+    several: Sequence[Target]
+
+    @override
+    def follow(self, images: Tensor) -> Judgement:
+        logits, scores = self._all([one.follow(images) for one in self.several])
+        return Judgement(logits, scores.mean(dim=0))
+
+    @override
+    def judge(self, images: Tensor) -> Judgement:
+        logits, scores = self._all([one.judge(images) for one in self.several])
+        return Judgement(logits, scores.gather(0, torch.randint(0, len(scores), (1, len(images))))[0])
+
+    def _all(self, found: Sequence[Judgement]) -> Judgement:
+        """The logits, and the scores of all guards, [guards, N]."""
+        middles = [float(np.median(one.calibration)) for one in self.several]
+        parts = zip(found, middles, self.several, strict=True)
+        return Judgement(found[0].logits, torch.stack([(one.scores - middle) / of.spread for one, middle, of in parts]))
+
+
+def views(images: Tensor) -> Tensor:
+    """Shift images by up to a sixteenth of their width, and flip them in half of the cases."""
+    reach = max(1, images.shape[-1] // 16)
+    padded = torch.nn.functional.pad(images, [reach] * 4, mode="reflect")
+    down, right = torch.randint(0, 2 * reach + 1, (2,)).tolist()
+    moved = padded[..., down : down + images.shape[-2], right : right + images.shape[-1]]
+    return moved.flip(-1) if torch.rand(()) < 0.5 else moved
+
+
+def median(scores: Tensor) -> Tensor:
+    """Of the draws, [draws, N] -> [N]."""
+    return scores.median(dim=0).values
+
+
+def deviation(scores: Tensor) -> Tensor:
+    """Median absolute deviation of the draws, [draws, N] -> [N]."""
+    return median((scores - median(scores)).abs())
+
+
+def defended(targets: Sequence[Target], defence: str, sigma: float, draws: int) -> Target:
+    """The first guard with a defence, its threshold not calibrated yet."""
+
+    def noise(images: Tensor) -> Tensor:
+        return (images + sigma * torch.randn_like(images)).clamp(0, 1)
+
+    mean, spread, plain = partial(torch.mean, dim=0), partial(torch.std, dim=0), vars(targets[0])
+    if defence == "choice":
+        return Chosen(**plain, several=targets)
+    if defence == "spread":
+        return Smoothed(**plain, change=noise, told=deviation, followed=spread, draws=draws)
+    return Smoothed(**plain, change={"noise": noise, "views": views}[defence], told=median, followed=mean, draws=draws)
 
 
 def main() -> None:
@@ -98,9 +134,7 @@ def main() -> None:
     ]
     target = targets[0]
     if settings.defence != "none":
-        target = Randomised(
-            **vars(targets[0]), defence=settings.defence, draws=settings.draws, sigma=settings.sigma, others=targets
-        )
+        target = defended(targets, settings.defence, settings.sigma, settings.draws)
         with evaluating(target.network):
             calibration = [target.judge(part).scores for part in read(guards[0], settings.normal).split(64)]
         target = replace(target, calibration=torch.cat(calibration).numpy())
