@@ -167,12 +167,15 @@ class Accumulator:
 
     def use(self, tensor: Tensor | None) -> None:
         """Count one use in the forward pass, of a parameter itself or through a tensor that rearranges its entries."""
-        if tensor is not None and (column := self.column(self.reparametrised.source(tensor))) >= 0:
-            self._uses[column] += 1
+        if tensor is not None:
+            self.reparametrised.spend(tensor)
+            if (column := self.column(self.reparametrised.source(tensor))) >= 0:
+                self._uses[column] += 1
 
     def is_summed(self, tensor: Tensor) -> bool:
         """Whether the gradients of a parameter or reparametrised tensor are needed, to add up several uses."""
-        parameter = self.reparametrised.source(tensor)
+        standardised = self.reparametrised.standardised(tensor)
+        parameter = self.reparametrised.source(tensor) if standardised is None else standardised.parameter
         column = self.column(parameter)
         return (
             column < 0 or column in self._held or self._uses[column] > 1 or id(parameter) in self.reparametrised.mixed

@@ -1,6 +1,13 @@
-"""Closed forms of convolutions in 1, 2 and 3 dimensions, transposed ones too.
+"""Closed forms of convolutions in 1, 2 and 3 dimensions, transposed and standardised ones too.
 
-‖dW‖² is computed by the cheapest of six forms (`convolution_forms`), db = Σ_t b.
+‖dW‖² is computed by the cheapest of six forms (`convolution_forms`), db = Σ_t b. A standardised weight (BiT, NFNet; Qiao
+et al. 2019) has each output channel's mean removed and is divided by its standard deviation. With g = dW, θ̂ the
+standardised weight, M its entries for each output channel, s = 1/√(variance + ε) and a factor a,
+
+    dθ_d = a_d s_d (g_d − mean(g_d) − θ̂_d · mean(g_d θ̂_d)),    da_d = Σ g_d θ̂_d.
+
+Only ‖a s g‖² needs a convolution's closed form, that of an output gradient times a s. With b the output gradient, Σ g_d
+is Σ_t b · (x ∗ 1), and Σ g_d θ̂_d is Σ_t b · (x ∗ θ̂), which the forward pass has computed.
 """
 
 from __future__ import annotations
@@ -16,8 +23,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from typing_extensions import override
 
+from lightning_gradood.core import to_float64
 from lightning_gradood.gradients import costs
-from lightning_gradood.gradients.closed_form import Accumulator, Call, Layer, Replacement, Rule, taking
+from lightning_gradood.gradients.closed_form import Accumulator, Call, Layer, Replacement, Rule, squared_rows, taking
+from lightning_gradood.gradients.reparametrised import Standardised
 from lightning_gradood.gradients.rules import convolution_forms as forms
 from lightning_gradood.gradients.rules.convolution_forms import Geometry
 from lightning_gradood.gradients.rules.normalisation import rows_apart, rows_together
@@ -110,6 +119,71 @@ def possible_forms(size: costs.Size, geometry: Geometry, limits: costs.Limits) -
     return found
 
 
+SMALLEST_SHARE = 1e-2  # of ‖a s g‖² that is left; below it the difference has lost too many digits
+
+
+class StandardisedConvolution(Convolution):
+    """y = x ∗ (a·θ̂) + b."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, geometry: Geometry, standardised: Standardised) -> None:
+        super().__init__(weight, bias, geometry)
+        self.standardised, self.rows, self.factor = standardised, standardised.rows, standardised.factor
+        self.parameters = (standardised.parameter, self.factor, bias)
+
+    @override
+    def output(self, x: Tensor) -> Tensor:
+        y = self._convolved(x, self.rows)
+        self.plain, self.version = y.detach(), y._version
+        if self.factor is not None:
+            y = y * _wide(self.factor.detach(), y)
+        return y if self.bias is None else y + _wide(self.bias.detach(), y)
+
+    @override
+    def backward(self, x: Tensor, gradient: Tensor, needs_input: bool, accumulator: Accumulator) -> Tensor | None:
+        parameter, scale = self.standardised.parameter, self.standardised.inverse
+        if accumulator.is_summed(parameter):  # the way back then leads to the factor, too
+            return super().backward(x, gradient, needs_input, accumulator)
+        gradient = gradient.contiguous()
+        plain = self.plain if self.plain._version == self.version else self._convolved(x, self.rows)
+        dots = (gradient * plain).flatten(2).sum(2)
+        if self.factor is not None:
+            scale = scale * self.factor.detach()
+            accumulator.record(self.factor, lambda: dots)
+        accumulator.record(
+            parameter,
+            lambda: self._projected(x, gradient * _wide(scale, gradient)),
+            lambda: self._projected_norms(x, gradient * _wide(scale, gradient), dots * scale, accumulator),
+        )
+        accumulator.record(self.bias, lambda: gradient.flatten(2).sum(2))
+        return forms.input_gradient(x, gradient, self.weight.detach(), self.geometry) if needs_input else None
+
+    def _projected_norms(self, x: Tensor, b: Tensor, dots: Tensor, accumulator: Accumulator) -> Tensor:
+        """Squared norms without the gradients, float64 [N]; `b` and `dots` times a·s."""
+        rows, G = self.rows, self.geometry.groups
+        ones = self._convolved(x, rows.new_ones(G, *rows.shape[1:]))  # x ∗ 1, [N, G, ...]
+        sums = (b.view(len(b), G, -1, *b.shape[2:]) * ones[:, :, None]).flatten(3).sum(3).flatten(1)
+        overlap = 2 - rows.flatten(1).square().mean(1)  # ‖θ̂‖² is a little below M, for ε
+        whole = self._norms(x, b, accumulator)
+        taken = (to_float64(sums).square() + to_float64(overlap) * to_float64(dots).square()).sum(1) / rows[0].numel()
+        left: Tensor = whole - taken
+        again = (left <= SMALLEST_SHARE * whole).nonzero().flatten()
+        if again.numel():
+            left[again] = squared_rows(self._projected(x[again], b[again]))
+        return left
+
+    def _projected(self, x: Tensor, b: Tensor) -> Tensor:
+        """The gradients themselves, [N, *shape]; `b` times a·s."""
+        g = forms.weight_gradients(x, b, self.geometry)
+        flat, rows = g.flatten(2), self.rows.flatten(1)
+        flat = flat - flat.mean(2, keepdim=True) - rows * (flat * rows).mean(2, keepdim=True)
+        return flat.view(g.shape)
+
+
+def _wide(channels: Tensor, like: Tensor) -> Tensor:
+    """[D] as [D, 1, ...], to go with [N, D, ...]."""
+    return channels.view(-1, *(1,) * (like.ndim - 2))
+
+
 def _rule(dimensions: int, wider: Callable[..., Tensor] | None = None) -> Rule:
     """A convolution; several rows an image become one more dimension for the `wider` one, where the kernel has size 1."""
 
@@ -134,7 +208,10 @@ def _rule(dimensions: int, wider: Callable[..., Tensor] | None = None) -> Rule:
             padding = [size // 2 for size in total]
         pads = _each(padding, dimensions)
         geometry = Geometry(kernel, strides, pads, steps, given.groups, False, (0,) * dimensions)
-        return Convolution(weight, bias, geometry), x
+        standardised = call.accumulator.reparametrised.standardised(weight)
+        if standardised is None:
+            return Convolution(weight, bias, geometry), x
+        return StandardisedConvolution(weight, bias, geometry, standardised), x
 
     return rule
 
