@@ -53,7 +53,7 @@ def attack(
         attacks: of joint, selective, orthogonal and queries; by default all that have this goal.
         steps: of each walk; queries asks five times as often.
         restarts: times that each attack looks.
-        limit: images that are attacked, the first of each place in turn.
+        limit: images that are attacked, evenly spaced among all by name.
         batch_size: images attacked together, which bounds the memory.
         seed: of random starts.
         overwrite: replace the guard's card.
@@ -86,8 +86,9 @@ def _labelled(guard: "Guard", places: list[str], limit: int) -> tuple["Tensor", 
     from lightning_gradood.core import Refusal, as_float, printable, say
     from lightning_gradood.guard import image_paths
 
-    paths = sorted(image_paths(places))
-    paths = paths[:: max(1, len(paths) // limit)][:limit]
+    found = sorted(image_paths(places))
+    limit = min(limit, len(found))
+    paths = [found[number * len(found) // limit] for number in range(limit)]
     if not paths:
         raise Refusal(f"IMAGES should be files, folders or patterns. Got no image in {printable(places[0])}.")
     pictures = torch.stack([as_float(guard.read(path)).float() for path in paths])

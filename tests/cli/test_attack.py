@@ -33,7 +33,11 @@ def test_an_audit_leaves_a_card_beside_the_guard(run, capsys):
     assert "An attacker who knows the guard" in page
     assert card.sentence in page
 
+    Path("five").mkdir()
+    for name, file in zip("abcde", sorted(Path("photos").rglob("*.png")), strict=False):
+        Path("five", f"{name}.png").write_bytes(b"" if name == "d" else file.read_bytes())
     rows = [
+        ([*attack, "five", "--overwrite", "--limit", "3"], "five/d.png"),  # a, b and d, not the first three
         ([*attack, "photos"], f"without a card of an earlier audit. Got {folder}/robustness.json. Add --overwrite."),
         ([*attack, "photos", "--overwrite", "--eps", "8"], "If 8 of 255 grey levels are meant, write 0.03137."),
         ([*attack, "photos", "--overwrite", "--attacks", "pgd"], "`--attacks` should be some of joint, selective,"),

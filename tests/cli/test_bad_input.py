@@ -98,9 +98,9 @@ def test_every_door_refuses_in_one_sentence_and_leaves_all_files_as_they_were(fi
 def test_what_is_met_while_images_are_read_is_refused_by_name_and_nothing_is_kept(capsys, caplog):
     flat = ["--model.network", "theirs.Flat", "--data.train", "null", "--data.perturbations.attacks={a: FGSM}"]
     rows = [
+        ([*READ, "--ckpt_path", "nan.pt"], ["logits should be finite. Got NaN or infinity", "These are normal/"]),
         ([*READ, *flat, "--model.weights", "flat.pt"], ["through autograd", "such as detach"]),
         ([*FIT, "--trainer.val_check_interval", "9999"], ["Got: `val_check_interval` (9999) must be less"]),
-        ([*READ, "--ckpt_path", "nan.pt"], ["logits should be finite. Got NaN or infinity", "These are normal/"]),
         (
             [*DETECT, "--data.anomalies.nine", "broken"],
             ["`broken/003.png` should be a readable image. Got: it is no image."],
