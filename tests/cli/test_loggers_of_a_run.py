@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 import wandb
 from lightning.pytorch.loggers import CSVLogger
 from programs import Program, run_program
@@ -14,6 +15,7 @@ from tiny import FILE, WITH_FIGURES, detect, detecting, results
 from wandb_server import wandb_server
 
 from lightning_gradood.cli import main
+from lightning_gradood.networks import CifarResNet
 
 LOGGED = ["--trainer.logger", "WandbLogger"]
 
@@ -112,8 +114,9 @@ def test_artifacts_and_names_are_as_they_are_asked_for(online):
 
 @pytest.mark.slow
 def test_a_classifier_near_chance_is_alerted_of(online):
+    torch.save(CifarResNet(1, 3).state_dict(), "untrained.pt")
     with wandb_server() as server:
-        online(server, "--ckpt_path", "null", "--cache_dir", "other")
+        online(server, "--ckpt_path", "null", "--model.weights", "untrained.pt", "--cache_dir", "other")
     (low,) = server.alerts
     assert low["title"].endswith("the classifier is hardly better than chance")
 
