@@ -41,7 +41,7 @@ WRITING = {
 }  # fmt: skip
 # Lines of a room. A commit that needs more raises the number here, and says why.
 BUDGET = {
-    "__init__": 27, "__main__": 3, "audit": 794, "cli": 2407, "core": 1709, "data": 2119, "detectors": 4022,
+    "__init__": 27, "__main__": 3, "audit": 794, "cli": 2444, "core": 1709, "data": 2119, "detectors": 4022,
     "evaluation": 1093, "extraction": 909, "fitting": 237, "gradients": 3124, "guard": 1806, "metrics": 843,
     "networks": 1351, "perturbations": 1708, "preflight": 71, "probes": 762, "records": 569, "report": 3303,
     "tasks": 647, "trainer": 287,

@@ -2,7 +2,9 @@
 
 import itertools
 import sys
+from contextlib import suppress
 from pathlib import Path
+from statistics import mean
 from typing import TYPE_CHECKING, Literal
 
 from jsonargparse.typing import OpenUnitInterval
@@ -49,8 +51,8 @@ def export(
         overwrite: replace the output if it exists.
         trust: a package of yours whose classes the guard may name; may be given several times.
     """
-    from lightning_gradood.core import atomic_write
-    from lightning_gradood.guard import Guard, export_guard
+    from lightning_gradood.core import Refusal, atomic_write
+    from lightning_gradood.guard import Guard, export_guard, guard_folder, unexportable
 
     refuse_existing("OUTPUT", Path(output), overwrite)
     loaded = Guard.load(guard, trust or ())
@@ -58,7 +60,12 @@ def export(
         loaded = loaded.with_false_positive_rate(false_positive_rate)
     if by_class:
         loaded = loaded.with_class_thresholds()
-    found = export_guard(loaded, _compared(loaded, images or []), pixels)
+    try:
+        found = export_guard(loaded, _compared(loaded, images or []), pixels)
+    except Refusal as refusal:
+        if not unexportable(loaded.saved):
+            raise
+        raise Refusal(f"{refusal} {_nearest(guard_folder(guard).parent, trust or ())}") from refusal
     with atomic_write(Path(output), "OUTPUT") as file:
         file.write(found.content)
     shape = ", ".join(map(str, loaded.about.image_shape))
@@ -85,3 +92,28 @@ def _compared(guard: "Guard", images: list[str]) -> "Tensor":
     if not paths:
         sys.stderr.write("The calibration images are not files: random ones are compared. Name others with --images.\n")
     return torch.stack([guard.read(path) for path in paths]) if paths else torch.empty(0, *guard.about.image_shape)
+
+
+def _nearest(run: Path, trust: list[str] | tuple[()]) -> str:
+    """The detector of the guard's run with the highest AUROC of those that can be exported, in a sentence."""
+    from lightning_gradood.core import Refusal
+    from lightning_gradood.detectors import load_detector
+    from lightning_gradood.guard import unexportable
+    from lightning_gradood.report import Run
+
+    found = dict[str, list[float]]()
+    if (run / "results.parquet").is_file():
+        usable = set[str]()
+        for path in run.glob("detectors/*/*.safetensors"):
+            with suppress(Refusal):  # of a package that is not trusted, or not there
+                usable |= set() if unexportable(load_detector(path, trust)) else {path.stem}
+        for one in Run.read(run).outcomes:
+            if one.detector in usable and "auroc" in one.metrics["val"]:
+                found.setdefault(one.detector, []).append(one.metrics["val"]["auroc"])
+    if not found:
+        return "Run `detect` again with --detection.guard knn, or another of them."
+    best = max(found, key=lambda name: mean(found[name]))
+    return (
+        f"The nearest in its run is `{best}`, mean AUROC {100 * mean(found[best]):.1f} % on `val`: run `detect` again with "
+        f"--detection.guard {best}, which reads little anew."
+    )

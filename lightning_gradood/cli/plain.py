@@ -81,6 +81,11 @@ class PlainParser(ArgumentParser):
 
     def _parse_known_args(self, words: Any, namespace: Any, **more: Any) -> Any:  # type: ignore[override]
         """Find flags first, then lists, whose words may stand on both sides of flags, as argparse's intermixed parsing."""
+        alone = {f"--{name}": one["const"] for name, one in self.spelling.items() if "const" in one}
+        words = [  # a flag that may have a number takes no word of a list for it
+            word if word not in alone or following.isdecimal() else f"{word}={alone[word]}"
+            for word, following in zip(words, [*words[1:], ""], strict=True)
+        ]
         self._get_positional_actions = list  # type: ignore[method-assign]
         try:
             namespace, rest = super()._parse_known_args(words, namespace, **more)

@@ -80,7 +80,7 @@ def export_guard(guard: Guard, images: Tensor, pixels: Pixels | None = None) -> 
     if why := unexportable(guard.saved):
         raise Refusal(
             "`--guard` should have a detector of logits, features or views, as an ONNX file runs forward passes alone. Got "
-            f"`{guard.about.detector_name}`, which {why}. Run `detect` again with e.g. --detection.guard knn."
+            f"`{guard.about.detector_name}`, which {why}."
         )
     if pixels is None:
         blank = to_pixels(Image.new(guard.about.picture, (64, 64)), guard.transform, "picture")

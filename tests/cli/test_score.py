@@ -145,6 +145,7 @@ def test_what_cannot_be_done_is_refused_in_a_sentence(score, capsys):
         (["photos", "--by_class"], "`--by_class` should have at least 4 calibration images of a predicted class"),
         (["photos", "--by_class", "--threshold", "1"], "`--by_class` and `--threshold` should not be given together."),
         (["photos", "--device", "cuda:77"], "should be a device of this machine. Got `--device cuda:77`"),
+        (["--explain", "nowhere"], "folders that exist. Got `nowhere`."),  # which is no number of images
         (["photos", "--processes", "0"], "`--processes` should be a number above 0. Got 0."),
         (["photos", "--output", "scores.txt"], "should end in .parquet, .csv, .jsonl. Got `--output scores.txt`."),
         (["photos", "--output", "old.csv/scores.csv"], "`--output` should be a place that can be written."),
