@@ -84,7 +84,7 @@ class PlainParser(ArgumentParser):
         alone = {f"--{name}": one["const"] for name, one in self.spelling.items() if "const" in one}
         words = [  # a flag that may have a number takes no word of a list for it
             word if word not in alone or following.isdecimal() else f"{word}={alone[word]}"
-            for word, following in zip(words, [*words[1:], ""], strict=True)
+            for word, following in zip(words, [*words, ""][1:], strict=True)
         ]
         self._get_positional_actions = list  # type: ignore[method-assign]
         try:
